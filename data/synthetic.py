@@ -1,0 +1,203 @@
+"""Draws a small labelled sample set, so that everything can be tried without a download: python -m data.synthetic DIR"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.arrays import FloatArray, Image
+from utils.files import whole_file
+from utils.images import write_image
+from utils.script import ArgumentParser, run_script
+
+IMAGE_SIZE = 320    # pixels
+FACE_SIZES = (0.05, 0.6)    # height of a face / side of its image; small ones are as likely as large ones, octave by octave
+MOST_FACES = 6
+LARGEST_TILT = 30    # degrees
+OVERSAMPLING = 4    # a face is drawn this many times too large and shrunk, so that its outline lies where its box says
+
+# Places on an upright face with its centre at (0, 0) and its outline at -1 and 1: left eye, right eye, nose, left and right mouth corner.
+FEATURES = np.array([[-0.42, -0.18], [0.42, -0.18], [0.0, 0.2], [-0.32, 0.52], [0.32, 0.52]])
+
+
+def draw_set(folder: str | Path, *, images: int, size: int = IMAGE_SIZE, seed: int = 0) -> Path:
+    """Draw images/ and, last, label.txt with exact boxes and landmarks into a folder, and return the label's path.
+
+    An equal seed gives equal images; one in ten has no face. The label is in RetinaFace format, 20 numbers a face.
+    """
+    folder = Path(folder)
+    lines = []
+    for index in range(images):
+        image, boxes, landmarks = draw_image(np.random.default_rng((seed, index)), size)
+        name = f"drawn_{index:04d}.jpg"
+        write_image(folder / "images" / name, image)
+        lines.append(f"# {name}")
+        lines += [label_line(box, points) for box, points in zip(boxes, landmarks, strict=True)]
+    label = folder / "label.txt"
+    with whole_file(label) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return label
+
+
+def label_line(box: FloatArray, landmarks: FloatArray) -> str:
+    """A face, box (4,) xyxy and landmarks (5,2), as a line of a RetinaFace label."""
+    x1, y1, x2, y2 = box
+    points = " ".join(f"{x:.2f} {y:.2f} 0.0" for x, y in landmarks)
+    return f"{x1:.2f} {y1:.2f} {x2 - x1:.2f} {y2 - y1:.2f} {points} 1.0"
+
+
+def draw_image(rng: np.random.Generator, size: int = IMAGE_SIZE) -> tuple[Image, FloatArray, FloatArray]:
+    """An image (size,size,3) BGR, and the boxes (N,4) xyxy and landmarks (N,5,2) of the faces drawn on it, none of which touch."""
+    image = draw_background(rng, size)
+    faces = 0 if rng.random() < 0.1 else int(rng.integers(1, MOST_FACES + 1))
+    boxes: list[FloatArray] = []
+    landmarks: list[FloatArray] = []
+    for _ in range(faces):
+        height = size * FACE_SIZES[0] * (FACE_SIZES[1] / FACE_SIZES[0]) ** rng.random()
+        axes = np.array([height * rng.uniform(0.36, 0.42), height / 2])    # half width, half height of the outline
+        angle = np.radians(rng.uniform(-LARGEST_TILT, LARGEST_TILT))
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        half = np.sqrt(((turn * axes) ** 2).sum(axis=1))    # half width, half height of the box around the tilted ellipse
+        centre = half + (size - 2 * half) * rng.random(2)
+        box = np.concatenate([centre - half, centre + half]).astype(np.float32)
+        if any(_touch(box, other) for other in boxes):
+            continue
+        draw_face(image, rng, centre, axes, turn)
+        boxes.append(box)
+        landmarks.append((centre + FEATURES * axes @ turn.T).astype(np.float32))
+    noise = rng.normal(0, rng.uniform(0, 8), image.shape)
+    noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return noisy, np.reshape(boxes, (-1, 4)).astype(np.float32), np.reshape(landmarks, (-1, 5, 2)).astype(np.float32)
+
+
+def _touch(a: FloatArray, b: FloatArray) -> bool:
+    return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
+
+
+def draw_background(rng: np.random.Generator, size: int) -> Image:
+    """A gradient (size,size,3) cluttered with boxes, lines, discs and text, some of them of the colour and outline of a face."""
+    corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    image = np.ascontiguousarray(cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR))
+    for _ in range(int(rng.integers(8, 40))):
+        x, y = (int(v) for v in rng.integers(0, size, 2))
+        width, height = (int(v) for v in size * 0.02 * 25 ** rng.random(2))
+        color = skin(rng) if rng.random() < 0.3 else _color(rng)
+        thickness = int(rng.choice([-1, -1, 1, 2, 4]))
+        kind = rng.integers(4)
+        if kind == 0:
+            cv2.rectangle(image, (x, y), (x + width, y + height), color, thickness)
+        elif kind == 1:
+            cv2.ellipse(image, (x, y), (width // 2, height // 2), float(rng.uniform(0, 180)), 0, 360, color, thickness, cv2.LINE_AA)
+        elif kind == 2:
+            cv2.line(image, (x, y), (x + width, y - height), color, max(1, thickness), cv2.LINE_AA)
+        else:
+            text = "".join(rng.choice(list("abcdeFGHIJ0123456789"), 4))
+            cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, float(rng.uniform(0.3, 1.5)), color, max(1, thickness))
+    return np.asarray(image, dtype=np.uint8)
+
+
+def skin(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A skin colour, BGR."""
+    light = rng.uniform(0.3, 1)
+    blue, green, red = np.array([150, 185, 235]) * light + rng.uniform(-15, 15, 3)
+    return int(blue), int(green), int(red)
+
+
+def _color(rng: np.random.Generator) -> tuple[int, int, int]:
+    blue, green, red = rng.integers(0, 256, 3)
+    return int(blue), int(green), int(red)
+
+
+def draw_face(image: Image, rng: np.random.Generator, centre: FloatArray, axes: FloatArray, turn: FloatArray) -> None:
+    """Paint a face into an image: an ellipse with those half axes (2,), turned by a rotation (2,2), with hair, eyes, nose, mouth."""
+    corner = np.floor(centre - axes.max() - 1).astype(int)
+    side = int(np.ceil(2 * axes.max() + 3))
+    canvas = np.zeros((side * OVERSAMPLING, side * OVERSAMPLING, 3), dtype=np.uint8)
+    painter = _Painter(canvas, (centre - corner) * OVERSAMPLING, axes * OVERSAMPLING, turn)
+    painter.face(rng)
+    mask = np.zeros(canvas.shape[:2], dtype=np.uint8)
+    _Painter(mask, painter.centre, painter.axes, turn).disc((0, 0), (1, 1), (255, 255, 255))
+
+    small = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    alpha = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)[..., None] / 255
+    light = 1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, side)[None, :, None]    # a lamp to the left or right
+    # The square around a face near the border reaches beyond the image, the face does not.
+    low, high = np.maximum(corner, 0), np.minimum(corner + side, [image.shape[1], image.shape[0]])
+    part = np.s_[low[1] - corner[1] : high[1] - corner[1], low[0] - corner[0] : high[0] - corner[0]]
+    below = image[low[1] : high[1], low[0] : high[0]]
+    below[:] = np.clip(np.where(alpha > 0, small * light, 0)[part] * alpha[part] + below * (1 - alpha[part]), 0, 255)
+
+
+class _Painter:
+    """Paints in the coordinates of an upright face, whose outline is the unit circle."""
+
+    def __init__(self, canvas: Image, centre: FloatArray, axes: FloatArray, turn: FloatArray):
+        self.canvas, self.centre, self.axes, self.turn = canvas, centre, axes, turn
+
+    def outline(self, place: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+        """64 points around an ellipse, as integers with 4 fractional bits."""
+        angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+        points = np.array(place) + np.array(radii) * np.column_stack([np.cos(angle), np.sin(angle)])
+        # A pixel's centre has whole coordinates for OpenCV and .5 for boxes.
+        return np.rint((self.centre + points * self.axes @ self.turn.T - 0.5) * 16).astype(np.int32)
+
+    def disc(self, place: Sequence[float], radii: Sequence[float], color: tuple[int, int, int]) -> None:
+        cv2.fillPoly(self.canvas, [self.outline(place, radii)], color, cv2.LINE_AA, shift=4)
+
+    def face(self, rng: np.random.Generator) -> None:
+        tone = skin(rng)
+        shade = tuple(int(value * 0.6) for value in tone)
+        hair, iris, lips = _dark(rng), _dark(rng), (60, 50, int(rng.integers(110, 200)))
+        eye_opening, mouth_opening = rng.uniform(0.06, 0.11), rng.uniform(0.04, 0.14)
+        self.canvas[:] = tone
+        hairline = rng.uniform(0.55, 0.85)
+        self.disc((rng.uniform(-0.2, 0.2), -1 - hairline + 0.45), (1.3, hairline), hair)
+        for x, y in FEATURES[:2]:
+            self.disc((x, y - 0.2), (0.22, 0.035), hair)
+            self.disc((x, y), (0.19, eye_opening), (240, 240, 240))
+            self.disc((x, y), (0.08, eye_opening * 0.9), iris)
+        nose = FEATURES[2]
+        self.disc((nose[0], nose[1] - 0.12), (0.05, 0.2), (shade[0], shade[1], shade[2]))
+        self.disc(nose, (0.13, 0.07), (shade[0], shade[1], shade[2]))
+        mouth = FEATURES[3:].mean(axis=0)
+        self.disc(mouth, (FEATURES[4][0], mouth_opening), lips)
+        if rng.random() < 0.3:
+            self.glasses(_dark(rng))
+        if rng.random() < 0.2:
+            self.disc((mouth[0], mouth[1] + 0.33), (0.4, 0.14), hair)
+
+    def glasses(self, color: tuple[int, int, int]) -> None:
+        thickness = max(1, int(self.axes[0] * 0.06))
+        frames = [self.outline(eye, (0.28, 0.2)) for eye in FEATURES[:2]]
+        cv2.polylines(self.canvas, frames, True, color, thickness, cv2.LINE_AA, shift=4)
+
+
+def _dark(rng: np.random.Generator) -> tuple[int, int, int]:
+    blue, green, red = rng.integers(0, 90, 3)
+    return int(blue), int(green), int(red)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="python -m data.synthetic", description="Draw images of faces with exact boxes and landmarks: DIR/label.txt and DIR/images/."
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where to draw; must not hold a label.txt yet")
+    parser.add_argument("--images", metavar="N", type=int, default=200, help="how many (default: %(default)s)")
+    parser.add_argument("--size", metavar="PIXELS", type=int, default=IMAGE_SIZE, help="side of an image (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="equal seeds draw equal images (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if (arguments.folder / "label.txt").exists():
+        raise ValueError(f"{arguments.folder}: holds a label.txt already; name another folder")
+    if arguments.images < 1 or arguments.size < 32 or arguments.seed < 0:
+        raise ValueError("expected --images of at least 1, --size of at least 32 and --seed of at least 0")
+    label = draw_set(arguments.folder, images=arguments.images, size=arguments.size, seed=arguments.seed)
+    print(f"{label}: {arguments.images} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, "data.synthetic"))

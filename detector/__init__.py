@@ -1,0 +1,1 @@
+"""The network, and what turns it into a face detector."""

@@ -1,0 +1,89 @@
+"""From a weights file to a model: checkpoints of this repo, and the published RetinaFace weights of the PyTorch ancestor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from config import ModelConfig, from_dict
+from detector.backbone import rename_published_stage
+from detector.retinaface import RetinaFace
+from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
+
+# The names that the published weights have, and the names here; a number counts from 1 there and from 0 here where it is bare.
+PUBLISHED_NAMES = (
+    (re.compile(r"fpn\.output(\d)\."), "fpn.lateral.{}."),
+    (re.compile(r"fpn\.merge(\d)\."), "fpn.merge.{}."),
+    (re.compile(r"ssh(\d)\.conv"), "ssh.{}.conv"),
+)
+PUBLISHED_HEADS = {"ClassHead": "class_head", "BboxHead": "box_head", "LandmarkHead": "landmark_head"}
+
+
+def load_model(path: str | Path) -> RetinaFace:
+    """The model in a weights file, built as the file says, in evaluation mode on the CPU; nothing is fetched.
+
+    ValueError that names the file, and the first key that is missing, spare or of a wrong shape.
+    """
+    config, state = read_weights(path)
+    model = RetinaFace(config)
+    match_keys(state, model.state_dict(), source=path)
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def start_from(model: RetinaFace, path: str | Path) -> list[str]:
+    """Give a model the weights in a file, and return the names of its heads that do not fit them and so start anew.
+
+    ValueError where the body, the FPN or the SSH modules do not fit: that would be another network.
+    """
+    _, state = read_weights(path)
+    own = model.state_dict()
+    fits = {name for name in own if name in state and state[name].shape == own[name].shape}
+    anew = sorted({_head_of(name) for name in own if _head_of(name) and name not in fits})
+    match_keys({n: v for n, v in state.items() if not _head_of(n)}, {n: v for n, v in own.items() if not _head_of(n)}, source=path)
+    model.load_state_dict({name: state[name] for name in fits}, strict=False)
+    return anew
+
+
+def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """How to build the model in a weights file, and its weights by name."""
+    checkpoint = read_checkpoint(path)
+    if "config" in checkpoint and "model" in checkpoint:
+        config = from_dict(checkpoint["config"], source=f"{path}: ").model
+        # They only say where that model's training started.
+        return replace(config, weights=None, backbone_weights=None), state_dict_of(checkpoint["model"], source=path)
+    state = state_dict_of(checkpoint, source=path)
+    if "fpn.output1.0.weight" not in state:
+        raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
+    return published_config(state), {published_name(name): value for name, value in state.items()}
+
+
+def published_config(state: Mapping[str, Any]) -> ModelConfig:
+    """The model that published weights belong to."""
+    backbone: Any = "mobilenet0.25" if "body.stage1.0.0.weight" in state else "resnet50"
+    landmarks = any(name.startswith("LandmarkHead") for name in state)
+    return ModelConfig(backbone=backbone, channels=len(state["fpn.output1.0.weight"]), landmarks=landmarks)
+
+
+def published_name(name: str) -> str:
+    """The name here of a weight of the published RetinaFace; an unknown one comes back as it is."""
+    part, _, rest = name.partition(".")
+    if part == "body":
+        return "body." + rename_published_stage(rest)
+    if part in PUBLISHED_HEADS:
+        return f"{PUBLISHED_HEADS[part]}.{rest}".replace("conv1x1", "conv")
+    for pattern, ours in PUBLISHED_NAMES:
+        if found := pattern.match(name):
+            return ours.format(int(found[1]) - 1) + name[found.end() :].replace("X", "x")
+    return name
+
+
+def _head_of(name: str) -> str:
+    """The head a weight belongs to, such as "class_head", or ""."""
+    part = name.partition(".")[0]
+    return part if part in PUBLISHED_HEADS.values() else ""

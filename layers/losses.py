@@ -1,0 +1,59 @@
+"""Element-wise losses: of the offsets and of the class of each prior. They mask and sum nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+import torchvision.ops as ops
+from torch import Tensor
+
+from utils.box_utils import decode, encode
+
+BoxLoss = Literal["smooth_l1", "iou", "giou", "diou", "ciou"]
+ClassLoss = Literal["mining", "focal"]
+
+
+def box_loss(kind: BoxLoss, offsets: Tensor, boxes: Tensor, priors: Tensor) -> Tensor:
+    """Loss (...,P) of predicted offsets (...,P,4) against the boxes (...,P,4) xyxy that priors (P,4) cxcywh must find.
+
+    smooth_l1 sums over the four offsets, as published; the others compare decoded boxes and lie within [0, 2.x]. Plain `iou` is flat,
+    so without a gradient, where two boxes do not touch; giou (arXiv 1902.09630) adds the empty part of the box around both, diou and
+    ciou (arXiv 1911.08287) the distance of the centres, and ciou the aspect ratio, so that these pull from afar too.
+    """
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(offsets, encode(boxes, priors), reduction="none").sum(-1)
+    predicted = decode(offsets, priors)
+    if kind == "iou":
+        return _iou_loss(predicted, boxes)
+    loss = {
+        "giou": ops.generalized_box_iou_loss,
+        "diou": ops.distance_box_iou_loss,
+        "ciou": ops.complete_box_iou_loss,
+    }[kind]
+    return loss(predicted, boxes, reduction="none")
+
+
+def _iou_loss(a: Tensor, b: Tensor) -> Tensor:
+    low, high = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
+    return 1 - intersection / union
+
+
+def class_loss(kind: ClassLoss, logits: Tensor, is_face: Tensor) -> Tensor:
+    """Loss (...,P) of logits (...,P,2) [background, face] against is_face (...,P) bool.
+
+    The cross entropy of a two-way softmax is the binary cross entropy of the difference of its logits, since softmax(a, b) is
+    sigmoid(b - a): one exponential a prior, and no overflow at any logit. `focal` (arXiv 1708.02002, alpha 0.25, gamma 2) weighs
+    easy priors down instead of leaving them out.
+    """
+    difference = logits[..., 1] - logits[..., 0]
+    if kind == "focal":
+        return ops.sigmoid_focal_loss(difference, is_face.to(difference.dtype), reduction="none")
+    return F.binary_cross_entropy_with_logits(difference, is_face.to(difference.dtype), reduction="none")
+
+
+def landmark_loss(offsets: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Smooth L1 loss (...,P) over the points of (...,P,5,2) that known (...,P,5) bool marks."""
+    return (F.smooth_l1_loss(offsets, targets, reduction="none").sum(-1) * known).sum(-1)

@@ -1,0 +1,1 @@
+"""Tools that know no model and no dataset."""

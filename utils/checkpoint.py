@@ -1,0 +1,80 @@
+"""Reading and writing checkpoints: tensors and plain values only, so that loading one runs no code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.files import whole_file
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dict in a checkpoint file, on the CPU; FileNotFoundError or ValueError that names the file."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such checkpoint") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        raise ValueError(f"{path}: not a readable checkpoint: {_first_sentence(error)}") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: expected a checkpoint dict, found a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def _first_sentence(error: Exception) -> str:
+    """torch.load answers with paragraphs of advice."""
+    return (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:200]
+
+
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | None = None) -> None:
+    """Write a checkpoint so that, whenever the power fails, `path` or `keep` holds a whole one; `keep` gets the one before."""
+    with whole_file(path) as partial:
+        with open(partial, "wb") as file:
+            torch.save(dict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file by name: a plain state_dict or one under "state_dict", with or without "module." before each name."""
+    return state_dict_of(read_checkpoint(path), source=path)
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], *, source: str | Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint dict as `load_tensors` gives them; ValueError that names `source` where it holds none."""
+    state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{source}: holds no weights: expected tensors by name, found {', '.join(map(str, list(checkpoint)[:3]))}")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def match_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """ValueError that names the first missing key, spare key or wrong shape among weights `found` in `source`."""
+    missing = _but_counters(set(expected) - set(found))
+    spare = set(found) - set(expected)
+    wrong = [name for name in expected if name in found and found[name].shape != expected[name].shape]
+    for names, what in ((sorted(missing), "missing"), (sorted(spare), "spare")):
+        if names:
+            raise ValueError(f"{source}: weights of another network: {what} {names[0]}" + _and_more(names))
+    if wrong:
+        shapes = f"{tuple(found[wrong[0]].shape)}, expected {tuple(expected[wrong[0]].shape)}"
+        raise ValueError(f"{source}: weights of another network: {wrong[0]} is {shapes}" + _and_more(wrong))
+
+
+def _but_counters(names: set[str]) -> set[str]:
+    """Weights saved by PyTorch before 0.4.1 lack batch norm's num_batches_tracked, which nothing here reads."""
+    return {name for name in names if not name.endswith("num_batches_tracked")}
+
+
+def _and_more(names: Collection[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,124 @@
+"""The record of a run: losses.csv, history.csv and loss_curves.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from utils.files import whole_file
+from utils.plots import plot_losses
+
+Row = dict[str, float]
+
+
+class LossMeter:
+    """Means of losses over steps; the sums stay on the device until they are asked for."""
+
+    def __init__(self, sums: Mapping[str, Tensor] | None = None, count: int = 0):
+        self.sums = dict(sums or {})
+        self.count = count
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of a step."""
+        self.sums = {name: self.sums[name] + loss if self.count else loss for name, loss in losses.items()}
+        self.count += 1
+
+    def means(self) -> Row:
+        """The mean of each loss and, as `total`, of their sum; the host waits for the device here."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        return {**means, "total": sum(means.values())}
+
+    def state(self) -> dict[str, Any]:
+        """What to hand to the constructor to go on counting."""
+        return {"sums": dict(self.sums), "count": self.count}
+
+
+class History:
+    """Rows of mean losses, some for each epoch and one for each epoch, in memory and as CSV files in a run's folder.
+
+    `loss_names` are the columns between `lr` and `total`; `state` is that of a run to go on from.
+    """
+
+    def __init__(self, folder: Path, loss_names: Sequence[str], state: Mapping[str, Any] | None = None):
+        self.folder = folder
+        self.loss_names = list(loss_names)
+        self.columns = ["epoch", "step", "lr", *loss_names, "total"]
+        state = state or {"losses": [], "epochs": [], "since_row": {}, "since_epoch": {}}
+        self.loss_rows: list[Row] = list(state["losses"])
+        self.epoch_rows: list[Row] = list(state["epochs"])
+        self.since_row = LossMeter(**state["since_row"])
+        self.since_epoch = LossMeter(**state["since_epoch"])
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs to end with the files of one that was not stopped."""
+        return {
+            "losses": self.loss_rows,
+            "epochs": self.epoch_rows,
+            "since_row": self.since_row.state(),
+            "since_epoch": self.since_epoch.state(),
+        }
+
+    def start(self) -> None:
+        """Write the files anew, with the rows there are."""
+        self._write("losses.csv", self.columns, self.loss_rows)
+        self._write("history.csv", [*self.columns, "ap50", "seconds"], self.epoch_rows)
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of a step."""
+        self.since_row.add(losses)
+        self.since_epoch.add(losses)
+
+    def end_row(self, **place: float) -> Row:
+        """Write the means since the row before, with their epoch, step and lr, to losses.csv."""
+        row = {**place, **self.since_row.means()}
+        self.since_row = LossMeter()
+        self.loss_rows.append(row)
+        self._append("losses.csv", self.columns, row)
+        return row
+
+    def epoch_means(self) -> Row:
+        """The means of the epoch that ends, and start counting the next."""
+        means = self.since_epoch.means()
+        self.since_epoch = LossMeter()
+        return means
+
+    def end_epoch(self, row: Row) -> None:
+        """Write a row to history.csv."""
+        self.epoch_rows.append(row)
+        self._append("history.csv", [*self.columns, "ap50", "seconds"], row)
+
+    def finish(self, **place: float) -> None:
+        """Write the last, partial row, which a resumed run counts on from and replaces, and draw the curves."""
+        rows = self.loss_rows
+        if self.since_row.count:
+            rows = [*rows, {**place, **self.since_row.means()}]
+            self._write("losses.csv", self.columns, rows)
+        self.draw(rows)
+
+    def draw(self, rows: Sequence[Row] | None = None) -> None:
+        """Draw the curves of losses.csv."""
+        rows = self.loss_rows if rows is None else rows
+        if rows:
+            plot_losses(rows, self.loss_names, self.folder / "loss_curves.png")
+
+    def _write(self, name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        with whole_file(self.folder / name) as partial:
+            partial.write_text(_csv(columns, rows, header=True), encoding="utf-8", newline="")
+
+    def _append(self, name: str, columns: Sequence[str], row: Row) -> None:
+        with open(self.folder / name, "a", newline="", encoding="utf-8") as file:
+            file.write(_csv(columns, [row], header=False))
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Row], *, header: bool) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

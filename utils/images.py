@@ -1,0 +1,46 @@
+"""Reading and writing picture files, with errors that name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.arrays import Image
+from utils.files import whole_file
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def read_image(path: str | Path, *, turn: bool) -> Image:
+    """The picture in a file as (H,W,3) uint8 BGR; grey, 16-bit, palette and transparent ones are converted.
+
+    `turn` follows the EXIF tag that says how the camera was held. A person's photo wants that; labels are for the raster as it is
+    stored, so training and scoring do not. Raises FileNotFoundError or ValueError that names the file.
+    """
+    # From bytes: cv2.imread hands out a grey-bottomed picture for half a JPEG, and its own warnings name no cause.
+    try:
+        encoded = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read image: {error.strerror}") from None
+    flags = cv2.IMREAD_COLOR if turn else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(encoded, flags) if encoded.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError(f"{path}: not a readable image (damaged, truncated or of an unknown format, {encoded.size} bytes)")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write a picture in the format that the file's suffix names; the file appears whole or not at all."""
+    path = Path(path)
+    done, encoded = cv2.imencode(path.suffix, image)
+    if not done:
+        raise ValueError(f"{path}: cannot write an image of this format")
+    with whole_file(path) as partial:
+        partial.write_bytes(encoded.tobytes())

@@ -1,0 +1,37 @@
+"""How far predicted landmarks lie from labelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from utils.average_precision import Matches
+from utils.structures import Detections, Target
+
+FAILURE = 0.10    # of the face's size
+
+
+def landmark_metrics(detections: Sequence[Detections], targets: Sequence[Target], matches: Sequence[Matches]) -> dict[str, float]:
+    """nme, failure_rate and matched over the faces with five valid points that detections with landmarks found; {} without any.
+
+    An error is the mean distance of the five points over sqrt(width x height) of the true box; nme is its mean, failure_rate the
+    share of errors over 0.10, and matched the share of those faces that were found at all.
+    """
+    errors: list[float] = []
+    faces = 0
+    for detected, target, match in zip(detections, targets, matches, strict=True):
+        complete = target.has_landmarks.all(dim=1).numpy() & match.wanted
+        faces += int(complete.sum())
+        index = np.flatnonzero(match.found >= 0)
+        index = index[complete[match.found[index]]]
+        if detected.landmarks is None or not index.size:
+            continue
+        face = match.found[index]
+        distance = np.linalg.norm(detected.landmarks[index] - target.landmarks.numpy()[face], axis=2).mean(axis=1)
+        x1, y1, x2, y2 = target.boxes.numpy()[face].T
+        errors += (distance / np.sqrt((x2 - x1) * (y2 - y1))).tolist()
+    if not errors:
+        return {}
+    failures = float(np.mean(np.array(errors) > FAILURE))
+    return {"nme": float(np.mean(errors)), "failure_rate": failures, "matched": len(errors) / faces}

@@ -1,0 +1,77 @@
+"""What travels between the parts: Target, Predictions, Detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.arrays import FloatArray, Image
+
+
+@dataclass(frozen=True)
+class Target:
+    """The labelled faces of one image, in pixels of that image; there may be none.
+
+    boxes (N,4) float32 xyxy; landmarks (N,5,2) float32: left eye, right eye, nose, left and right mouth corner, left as seen in
+    the image; has_landmarks (N,5) bool, which points are known; ignore (N,) bool, faces to be neither learnt nor denied.
+    """
+
+    boxes: Tensor
+    landmarks: Tensor
+    has_landmarks: Tensor
+    ignore: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
+        """The same faces on another device."""
+        return Target(*(part.to(device, non_blocking=non_blocking) for part in self._parts()))
+
+    def pin_memory(self) -> Target:
+        """The same faces in page-locked memory, for copies to a GPU that do not wait; a DataLoader calls this."""
+        return Target(*(part.pin_memory() for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.boxes, self.landmarks, self.has_landmarks, self.ignore
+
+
+class Photo(NamedTuple):
+    """A labelled photo as it is: image (H,W,3) uint8 BGR and its faces, or None and the reason why its file could not be read."""
+
+    path: str
+    image: Image | None
+    target: Target
+    fault: str | None
+
+
+class Predictions(NamedTuple):
+    """What the network says of a batch, raw, in training and in evaluation alike.
+
+    boxes (B,P,4) and landmarks (B,P,5,2) are offsets from the priors, as `utils.box_utils.encode` makes them; logits (B,P,2) are
+    [background, face]. landmarks is None where the model has no landmark head.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+    landmarks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The faces found in one image, best first, in pixels of that image.
+
+    boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    landmarks: FloatArray | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, confidence: float) -> Detections:
+        """Those whose score reaches `confidence`."""
+        keep = self.scores >= confidence
+        return Detections(self.boxes[keep], self.scores[keep], None if self.landmarks is None else self.landmarks[keep])

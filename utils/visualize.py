@@ -1,0 +1,85 @@
+"""Faces drawn on images with OpenCV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from utils.arrays import BoolArray, FloatArray, Image
+from utils.structures import Detections
+
+GREEN, RED, WHITE, BLACK = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+SHEET_CELL = 640    # pixels; side of an image on a contact sheet
+SUBPIXEL = 4    # fractional bits of OpenCV's coordinates
+
+
+def draw_detections(image: Image, detections: Detections) -> Image:
+    """A copy of an image with each face's box, its confidence and its five points, best last so that it lies on top."""
+    drawn = image.copy()
+    for index in range(len(detections) - 1, -1, -1):
+        box = detections.boxes[index]
+        draw_box(drawn, box)
+        if detections.landmarks is not None:
+            draw_points(drawn, detections.landmarks[index], face_width=float(box[2] - box[0]))
+        draw_text(drawn, f"{detections.scores[index]:.2f}", box)
+    return drawn
+
+
+def draw_faces(image: Image, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray) -> Image:
+    """A copy of an image with labelled boxes (N,4) in green and known landmarks (N,5,2) in red."""
+    drawn = image.copy()
+    for box, points, known in zip(boxes, landmarks, has_landmarks, strict=True):
+        draw_box(drawn, box)
+        draw_points(drawn, points[known], face_width=float(box[2] - box[0]))
+    return drawn
+
+
+def draw_box(image: Image, box: FloatArray) -> None:
+    """Outline a box (4,) xyxy in green, thicker on a large image."""
+    # A box ends at the border between two pixels, OpenCV draws on their centres.
+    x1, y1, x2, y2 = (int(value) for value in np.rint((np.clip(box, -1e5, 1e5) - 0.5) * 2**SUBPIXEL))
+    cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, _line_width(image), cv2.LINE_AA, SUBPIXEL)
+
+
+def draw_points(image: Image, points: FloatArray, *, face_width: float) -> None:
+    """Dots at points (N,2) in red, small enough to leave a face of that width visible."""
+    radius = min(2.0 * _line_width(image), max(1.0, face_width / 24))
+    for x, y in np.rint((np.clip(points, -1e5, 1e5) - 0.5) * 2**SUBPIXEL):
+        cv2.circle(image, (int(x), int(y)), round(radius * 2**SUBPIXEL), RED, cv2.FILLED, cv2.LINE_AA, SUBPIXEL)
+
+
+def draw_text(image: Image, text: str, box: FloatArray) -> None:
+    """White text on black above a box (4,) xyxy, or inside it at the image's upper border."""
+    scale = max(0.35, min(image.shape[:2]) / 1600)
+    thickness = max(1, round(scale * 1.5))
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    x = int(np.clip(box[0], 0, max(0, image.shape[1] - width)))
+    bottom = int(np.clip(box[1], -1e5, 1e5)) - 2
+    if bottom - height - 2 < 0:
+        bottom = int(max(0, box[1])) + height + 4
+    cv2.rectangle(image, (x, bottom - height - 2), (x + width, bottom + 2), BLACK, cv2.FILLED)
+    cv2.putText(image, text, (x, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+
+
+def contact_sheet(images: Sequence[Image], *, columns: int = 2) -> Image:
+    """Images side by side in rows of `columns`, each centred on a grey square of 640 pixels and enlarged or shrunk to fit it."""
+    cells = []
+    for image in images:
+        height, width = image.shape[:2]
+        factor = SHEET_CELL / max(height, width)
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        cell = np.full((SHEET_CELL, SHEET_CELL, 3), 64, dtype=np.uint8)
+        left, top = (SHEET_CELL - size[0]) // 2, (SHEET_CELL - size[1]) // 2
+        cell[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=shrink)
+        cells.append(cell)
+    columns = min(columns, len(cells))
+    cells += [np.full_like(cells[0], 64)] * (-len(cells) % columns)
+    rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+    return np.vstack(rows)
+
+
+def _line_width(image: Image) -> int:
+    return max(1, round(min(image.shape[:2]) / 400))
