@@ -35,7 +35,7 @@ class DataConfig:
     images: str | None = None    # the folder of their images; none: images/ beside each label file
     synthetic: int = setting(0, low=0)    # draw this many training images, and a quarter of it to validate, instead of reading labels
     size: int = setting(840, low=32)    # side of a training image in pixels; the cost grows with its square
-    workers: int = setting(4, low=0)    # processes that load images; 0 loads in the training process
+    workers: int = setting(4, low=0)    # processes that load images, at most one a core; 0 loads in the training process
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"backbone": "mobilenet0.25", "channels": 64},
         "train": {"epochs": 250, "batch_size": 32, "lr_batch_size": 32, "milestones": [190, 220]},
     },
-    # Faces are drawn, so nothing is fetched, and the network starts from random weights: hence warm-up and a high learning rate.
+    # Faces are drawn, so nothing is fetched. The network starts from random weights: hence warm-up and a high learning rate. The
+    # images are small, and so are the priors.
     "demo": {
         "data": {"synthetic": 600, "size": 256, "workers": 2},
-        "model": {"backbone": "mobilenet0.25", "channels": 64},
+        "model": {"backbone": "mobilenet0.25", "channels": 64, "min_sizes": [[10, 20], [40, 80], [120, 200]]},
         "train": {
-            "epochs": 20, "batch_size": 16, "lr_batch_size": 16, "lr": 0.02, "warmup_steps": 50, "schedule": "cosine",
-            "validate_every": 5,
+            "epochs": 20, "batch_size": 16, "lr_batch_size": 16, "lr": 0.05, "warmup_steps": 50, "schedule": "cosine",
         },
     },
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -45,12 +46,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 def epoch_loader(
     dataset: FaceDataset, *, batch_size: int, epoch: int, workers: int, first: int = 0, pin_memory: bool = False
 ) -> DataLoader[Sample]:
-    """The batches of an epoch from batch `first` on; equal whatever the number of workers."""
+    """The batches of an epoch from batch `first` on, made by at most one worker a core; equal whatever their number."""
     sampler = EpochSampler(len(dataset), batch_size=batch_size, seed=dataset.seed, epoch=epoch, first=first)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=min(workers, len(sampler)),
+        num_workers=min(workers, os.cpu_count() or 1, len(sampler)),
         collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,

@@ -15,7 +15,7 @@ from utils.images import write_image
 from utils.script import ArgumentParser, run_script
 
 IMAGE_SIZE = 320    # pixels
-FACE_SIZES = (0.05, 0.6)    # height of a face / side of its image; small ones are as likely as large ones, octave by octave
+FACE_SIZES = (0.07, 0.6)    # height of a face / side of its image; small ones are as likely as large ones, octave by octave
 MOST_FACES = 6
 LARGEST_TILT = 30    # degrees
 OVERSAMPLING = 4    # a face is drawn this many times too large and shrunk, so that its outline lies where its box says

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +49,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> RunScript:
         sys.modules[spec.name] = module    # where dataclasses and pickling look a class up
         spec.loader.exec_module(module)
         capfd.readouterr()
-        format_before = warnings.formatwarning
-        try:
-            code = run_script(lambda: module.main([str(argument) for argument in arguments]), f"{name}.py")
-        finally:
-            warnings.formatwarning = format_before
+        code = run_script(lambda: module.main([str(argument) for argument in arguments]), f"{name}.py")
         output = capfd.readouterr()
         return Result(code, output.out, output.err)
 
@@ -77,8 +72,8 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def rng() -> Iterator[np.random.Generator]:
-    yield np.random.default_rng(0)
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 def make_target(boxes: list[list[float]], *, ignore: list[bool] | None = None) -> Target:
@@ -87,4 +82,4 @@ def make_target(boxes: list[list[float]], *, ignore: list[bool] | None = None) -
     count = len(corners)
     landmarks = ((corners[:, :2] + corners[:, 2:]) / 2)[:, None].repeat(1, 5, 1)
     known = torch.ones(count, 5, dtype=torch.bool)
-    return Target(corners, landmarks, known, torch.tensor(ignore if ignore is not None else [False] * count))
+    return Target(corners, landmarks, known, torch.tensor(ignore or [False] * count, dtype=torch.bool))

@@ -16,15 +16,16 @@ INTERRUPTED = 130    # what a shell gives for Ctrl-C
 
 def run_script(main: Callable[[], int], name: str) -> int:
     """The exit code of `main`; a user's mistake becomes one line on stderr and code 2, a warning one line without its place."""
-    warnings.formatwarning = lambda message, *_, **__: f"{name}: warning: {message}\n"
-    try:
-        return main()
-    except (ValueError, OSError) as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+        try:
+            return main()
+        except (ValueError, OSError) as error:
+            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+            return FAILED
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
 
 
 class ArgumentParser(argparse.ArgumentParser):

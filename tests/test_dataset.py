@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import FaceDataset
+from data.loader import Batch, EpochSampler, epoch_loader
+from utils.images import write_image
+from utils.structures import Target
+
+
+def equal(a: Target, b: Target) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("boxes", "landmarks", "has_landmarks", "ignore"))
+
+
+def batches(dataset: FaceDataset, *, workers: int, first: int = 0, epoch: int = 1) -> list[Batch]:
+    return list(epoch_loader(dataset, batch_size=5, epoch=epoch, workers=workers, first=first))
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(one.images, other.images) and one.paths == other.paths and all(map(equal, one.targets, other.targets))
+        for one, other in zip(a, b, strict=True)
+    )
+
+
+def test_batches_depend_neither_on_workers_nor_on_where_they_start(drawn_set: Path) -> None:
+    dataset = FaceDataset([drawn_set], size=64)
+    alone = batches(dataset, workers=0)
+    assert [len(batch.paths) for batch in alone] == [5, 5, 2]
+    assert same(alone, batches(dataset, workers=2))
+    assert same(alone[1:], batches(dataset, workers=0, first=1))
+    assert same(alone, batches(FaceDataset([drawn_set], size=64), workers=0))
+
+
+def test_epochs_and_seeds_differ(drawn_set: Path) -> None:
+    dataset = FaceDataset([drawn_set], size=64)
+    assert not torch.equal(dataset[0, 1].image, dataset[1, 1].image)
+    assert not torch.equal(dataset[0, 1].image, FaceDataset([drawn_set], size=64, seed=1)[0, 1].image)
+    assert torch.equal(dataset[0, 1].image, dataset[1].image)
+    samplers = [EpochSampler(12, batch_size=5, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = {tuple(index for batch in sampler for _, index in batch) for sampler in samplers}
+    assert len(orders) == 4
+    assert all(sorted(order) == list(range(12)) for order in orders)
+
+
+def test_batch_is_uint8_and_has_a_target_for_each_image(drawn_set: Path) -> None:
+    batch = batches(FaceDataset([drawn_set], size=64), workers=0)[0]
+    assert batch.images.shape == (5, 3, 64, 64) and batch.images.dtype == torch.uint8
+    assert len(batch.targets) == 5
+    for target in batch.targets:
+        count = len(target.boxes)
+        assert target.boxes.shape == (count, 4) and target.boxes.dtype == torch.float32
+        assert target.landmarks.shape == (count, 5, 2) and target.landmarks.dtype == torch.float32
+        assert target.has_landmarks.shape == (count, 5) and target.has_landmarks.dtype == torch.bool
+        assert target.ignore.shape == (count,) and target.ignore.dtype == torch.bool
+
+
+def make_set(folder: Path, text: str, images: list[str]) -> Path:
+    for number, name in enumerate(images):
+        write_image(folder / "images" / name, np.full((40, 60, 3), 10 * number + 10, np.uint8))
+    label = folder / "label.txt"
+    label.write_text(text)
+    return label
+
+
+def test_several_files_are_one_set_and_faceless_images_keep_their_place(tmp_path: Path) -> None:
+    one = make_set(tmp_path / "one", "# 1.png\n# 2.png\n5 5 20 20\n", ["1.png", "2.png"])
+    two = make_set(tmp_path / "two", "# 1.png\n1 1 9 9\n2 2 9 9\n", ["1.png"])
+    dataset = FaceDataset([one, two], size=32)
+    assert [len(dataset.target(index).boxes) for index in range(3)] == [0, 1, 2]
+    assert dataset.imgs_path == [str(tmp_path / name) for name in ("one/images/1.png", "one/images/2.png", "two/images/1.png")]
+    assert dataset.words == [[], [[5, 5, 20, 20]], [[1, 1, 9, 9], [2, 2, 9, 9]]]
+    assert dataset.as_rows().shape == (3, 15)
+    assert dataset.as_rows(2)[:, :4].tolist() == [[1, 1, 10, 10], [2, 2, 11, 11]]
+    assert [len(target.boxes) for target in batches(dataset, workers=0)[0].targets].count(0) >= 1
+
+
+def test_batch_of_faceless_images_is_a_batch(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png", "2.png"])
+    (batch,) = batches(FaceDataset([label], size=32), workers=0)
+    assert [target.boxes.shape for target in batch.targets] == [(0, 4), (0, 4)]
+
+
+def test_boxes_without_area_are_dropped_with_one_warning_and_boxes_outside_clipped(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.png\n0 0 0 0\n5 5 -2 4\n50 30 20 20\n", ["1.png"])
+    with pytest.warns(UserWarning, match="2 boxes without area are left out") as caught:
+        dataset = FaceDataset([label], size=32)
+    assert len(caught) == 1
+    assert dataset.target(0).boxes.tolist() == [[50, 30, 70, 50]]
+    for epoch in range(20):
+        boxes = dataset[epoch, 0].target.boxes
+        assert len(boxes) == 1
+        assert float(boxes.min()) >= 0 and float(boxes.max()) <= 32.001
+
+
+def test_unreadable_image_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.png\n1 1 9 9\n# 2.png\n2 2 9 9\n", ["1.png", "2.png"])
+    (tmp_path / "images" / "2.png").write_bytes(b"no picture")
+    dataset = FaceDataset([label], size=32)
+    sample = dataset[0, 1]
+    assert sample.path.endswith("1.png")
+    assert len(sample.faults) == 1 and "2.png: not a readable image" in sample.faults[0]
+    (batch,) = batches(dataset, workers=0)
+    assert batch.faults == list(sample.faults)
+    photos = list(dataset.photos())
+    assert photos[0].image is not None and photos[0].fault is None
+    assert photos[1].image is None and photos[1].fault == sample.faults[0]
+
+
+def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png"])
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image"):
+        FaceDataset([label], size=32)[0]
+
+
+def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:
+    with pytest.raises(IndexError, match="image 12 of 12"):
+        FaceDataset([drawn_set])[0, 12]

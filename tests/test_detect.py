@@ -1,0 +1,192 @@
+"""test.py as a command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import RunScript
+
+from config import Config, ModelConfig, to_dict
+from detector.retinaface import RetinaFace
+from utils.images import read_image, write_image
+
+SMALL = ModelConfig(backbone="mobilenet0.25", channels=64)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a model that has learnt nothing, but answers."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "untrained.pth"
+    torch.save({"config": to_dict(Config(model=SMALL)), "model": RetinaFace(SMALL).state_dict()}, path)
+    return path
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "detections.jsonl").read_text().splitlines()]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_images_and_folders_are_drawn_and_listed(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    write_image(tmp_path / "photos" / "sub" / "a b.png", np.zeros((50, 70, 3), np.uint8))
+    write_image(tmp_path / "photos" / "é.jpg", np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    output = tmp_path / "out"
+    one = drawn_set.parent / "images" / "drawn_0001.jpg"
+    result = run("test", one, tmp_path / "photos", "--weights", untrained, "--output", output, "test.draw_confidence=0.4")
+    assert result.code == 0, result.err
+    assert files(output) == {"detections.jsonl", "detections.png", "drawn_0001.jpg", "sub/a b.png", "é.jpg"}
+    rows = lines(output)
+    assert [row["source"] for row in rows] == [str(one), str(tmp_path / "photos/sub/a b.png"), str(tmp_path / "photos/é.jpg")]
+    assert (rows[1]["width"], rows[1]["height"], rows[1]["frame"]) == (70, 50, None)
+    assert set(rows[0]) == {"source", "frame", "width", "height", "detections"}
+    face = rows[0]["detections"][0]
+    assert len(face["box"]) == 4 and 0.4 <= face["score"] <= 1 and np.shape(face["landmarks"]) == (5, 2)
+    assert read_image(output / "sub" / "a b.png", turn=False).shape == (50, 70, 3)
+
+
+def test_only_confident_faces_are_listed(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    one = drawn_set.parent / "images" / "drawn_0001.jpg"
+    assert run("test", one, "--weights", untrained, "--output", tmp_path, "test.draw_confidence=1").code == 0
+    assert lines(tmp_path)[0]["detections"] == []
+    assert "detections.png" not in files(tmp_path)
+
+
+def test_sources_of_one_name_keep_their_own_pictures(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    for name, side in (("a", 20), ("b", 30), ("c", 40)):
+        write_image(tmp_path / name / "same.png", np.zeros((side, side, 3), np.uint8))
+    write_image(tmp_path / "detections.png", np.zeros((50, 50, 3), np.uint8))
+    sources = [tmp_path / name / "same.png" for name in "abc"]
+    assert run("test", *sources, tmp_path / "detections.png", "--weights", untrained, "--output", tmp_path / "out").code == 0
+    names = ["same.png", "same_2.png", "same_3.png", "detections_2.png"]
+    assert [read_image(tmp_path / "out" / name, turn=False).shape[0] for name in names] == [20, 30, 40, 50]
+
+
+def test_glob_names_its_files(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    assert run("test", str(drawn_set.parent / "images" / "drawn_000[0-2].jpg"), "--weights", untrained, "--output", tmp_path).code == 0
+    assert len(lines(tmp_path)) == 3
+
+
+def test_bad_images_are_listed_and_the_rest_is_done(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    photos = tmp_path / "photos"
+    write_image(photos / "good.png", np.zeros((20, 20, 3), np.uint8))
+    (photos / "text.jpg").write_text("no picture")
+    (photos / "empty.png").write_bytes(b"")
+    encoded = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))[1].tobytes()
+    (photos / "half.jpg").write_bytes(encoded[: len(encoded) // 2])
+    result = run("test", photos, "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 1
+    left_out = [line for line in result.err.splitlines() if line.startswith("test.py: left out: ")]
+    assert [Path(line.split(": ")[2]).name for line in left_out] == ["empty.png", "half.jpg", "text.jpg"]
+    assert files(tmp_path / "out") == {"detections.jsonl", "good.png"}
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((40, 50), 90, np.uint8), np.full((40, 50, 3), 9_000, np.uint16), np.full((40, 50, 4), 90, np.uint8),
+        np.full((1, 1, 3), 90, np.uint8), np.full((6000, 8000), 90, np.uint8),
+    ],
+    ids=["grey", "16-bit", "alpha", "1x1", "8000x6000"],
+)  # fmt: skip
+def test_image_of_any_kind_works(pixels: np.ndarray, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    (tmp_path / "image.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    result = run("test", tmp_path / "image.png", "--weights", untrained, "--output", tmp_path / "out", "test.size=original")
+    assert result.code == 0, result.err
+    assert (lines(tmp_path / "out")[0]["height"], lines(tmp_path / "out")[0]["width"]) == pixels.shape[:2]
+
+
+def test_labelled_set_is_scored_and_its_first_images_drawn(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    result = run("test", "--labels", drawn_set, "test.size=long:96", "--weights", untrained, "--output", tmp_path, "test.nms=0.3")
+    assert result.code == 0, result.err
+    assert files(tmp_path) == {"detections.jsonl", "detections.png", "metrics.json"}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["images"] == 12 and metrics["faces"] > 12 and 0 <= metrics["ap50"] < 0.5
+    assert metrics["settings"]["size"] == "long:96" and metrics["settings"]["nms"] == 0.3
+    assert metrics["settings"]["weights"] == str(untrained)
+    assert read_image(tmp_path / "detections.png", turn=False).shape == (1280, 1280, 3)
+    assert len(lines(tmp_path)) == 12
+
+
+def test_missing_image_of_a_labelled_set_is_listed(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    shutil.copytree(drawn_set.parent, tmp_path / "set")
+    (tmp_path / "set" / "images" / "drawn_0003.jpg").unlink()
+    result = run("test", "--labels", tmp_path / "set" / "label.txt", "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 1
+    assert "left out: " in result.err and "drawn_0003.jpg: no such image" in result.err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 11
+
+
+def test_images_may_lie_elsewhere(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    shutil.copy(drawn_set, tmp_path / "moved.txt")
+    images = drawn_set.parent / "images"
+    common = ["--labels", tmp_path / "moved.txt", "--weights", untrained, "--output"]
+    assert run("test", *common, tmp_path / "a", "--images", images).code == 0
+    assert run("test", *common, tmp_path / "b", f"data.images={images}").code == 0
+    assert (tmp_path / "a" / "detections.jsonl").read_text() == (tmp_path / "b" / "detections.jsonl").read_text()
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    image = drawn_set.parent / "images" / "drawn_0000.jpg"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "bad.pth").write_text("no weights")
+    (tmp_path / "malformed.txt").write_text("# a.jpg\n1 2 3\n")
+    (tmp_path / "noimages.txt").write_text("# a.jpg\n1 2 3 4\n")
+    with_weights = ["--weights", untrained]
+    cases: list[tuple[list[Any], str]] = [
+        ([image, "--weights", "no.pth"], "no.pth: no such checkpoint"),
+        ([image, "--weights", tmp_path / "bad.pth"], "bad.pth: not a readable checkpoint"),
+        ([image], "--weights: expected a checkpoint of train.py or published RetinaFace weights, found none"),
+        ([*with_weights], "expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)"),
+        ([image, "--labels", drawn_set, *with_weights], "expected either images to look at"),
+        (["no.jpg", *with_weights], "no image readable of 1: no.jpg: no such image"),
+        ([tmp_path / "text.jpg", *with_weights], "text.jpg: not a readable image"),
+        ([tmp_path / "empty", *with_weights], "empty: no images in this folder"),
+        (["nothing*.jpg", *with_weights], "nothing*.jpg: no file matches"),
+        (["--labels", "no.txt", *with_weights], "no.txt: no such label file"),
+        (["--labels", tmp_path / "malformed.txt", *with_weights], "malformed.txt:2: expected 4, 5, 19 or 20 numbers, found 3"),
+        (["--labels", tmp_path / "noimages.txt", *with_weights], "no image readable of 1: "),
+        ([image, *with_weights, "test.sise=x2"], "test.sise: unknown setting; the nearest is test.size, which takes a text"),
+        ([image, *with_weights, "test.nms=2"], "test.nms: expected a number of at least 0 and of at most 1, found 2"),
+        ([image, *with_weights, "train.lr=2"], "train.lr=2: only test.* and data.images can be set here"),
+        ([image, *with_weights, "test.device=gpu"], "device gpu: not available here"),
+    ]
+    for arguments, message in cases:
+        result = run("test", *arguments, "--output", tmp_path / "out")
+        assert message in result.complaint, arguments
+        assert result.complaint.startswith("test.py: ")
+        assert not (tmp_path / "out").exists() or files(tmp_path / "out") == set(), arguments
+
+
+def test_sources_are_never_drawn_over(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    write_image(tmp_path / "photo.png", np.zeros((20, 20, 3), np.uint8))
+    before = (tmp_path / "photo.png").read_bytes()
+    result = run("test", tmp_path / "photo.png", "--weights", untrained, "--output", tmp_path)
+    assert "photo.png, which is a source; name another folder" in result.complaint
+    assert (tmp_path / "photo.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "ap50"),
+    [("wider_val_sample", 0.328), ("boxes_val", 0.711), ("points_val", 0.868)],
+)
+def test_published_weights_reach_their_figures(name: str, ap50: float, real_data: Path, tmp_path: Path, run: RunScript) -> None:
+    weights = real_data / "weights" / "retinaface_mobilenet0.25_published.pth"
+    assert run("test", "--labels", real_data / name / "label.txt", "--weights", weights, "--output", tmp_path).code == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["ap50"] == pytest.approx(ap50, abs=0.004)
+    if name == "points_val":
+        assert metrics["landmarks"]["nme"] == pytest.approx(0.0315, abs=0.001)
+    else:
+        assert "landmarks" not in metrics

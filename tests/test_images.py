@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.files import whole_file
+from utils.images import read_image, write_image
+
+# The EXIF block of a JPEG whose camera was turned a quarter to the left: orientation 6.
+EXIF_TURNED = bytes.fromhex("ffe1002245786966000049492a00080000000100120103000100000006000000000000 00".replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((5, 7), 200, np.uint8),
+        np.full((5, 7), 51_400, np.uint16),
+        np.full((5, 7, 3), 200, np.uint8),
+        np.full((5, 7, 3), 51_400, np.uint16),
+        np.dstack([np.full((5, 7, 3), 200, np.uint8), np.full((5, 7), 9, np.uint8)]),
+        np.full((1, 1), 200, np.uint8),
+    ],
+    ids=["grey", "grey16", "colour", "colour16", "alpha", "1x1"],
+)
+def test_image_of_any_kind_becomes_three_bytes_a_pixel(pixels: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a photo é.png"
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    image = read_image(path, turn=True)
+    assert image.shape == (*pixels.shape[:2], 3) and image.dtype == np.uint8
+    assert (image == 200).all()
+
+
+def test_turned_photo_is_turned_only_where_asked(tmp_path: Path) -> None:
+    encoded = cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(encoded[:2] + EXIF_TURNED + encoded[2:])
+    assert read_image(path, turn=False).shape == (20, 30, 3)
+    assert read_image(path, turn=True).shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", None], ids=["empty", "text", "half"])
+def test_unreadable_file_is_named(content: bytes | None, tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    encoded = cv2.imencode(".jpg", photo)[1].tobytes()
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded[: len(encoded) // 2] if content is None else content)
+    with pytest.raises(ValueError, match="photo.jpg: not a readable image"):
+        read_image(path, turn=True)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no.jpg: no such image"):
+        read_image(tmp_path / "no.jpg", turn=True)
+    with pytest.raises(ValueError, match="cannot read image"):
+        read_image(tmp_path, turn=True)
+
+
+def test_written_image_is_read_again_and_nothing_else_is_left(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8)
+    write_image(tmp_path / "new" / "a.png", image)
+    assert np.array_equal(read_image(tmp_path / "new" / "a.png", turn=True), image)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), whole_file(path) as partial:
+        partial.write_text("half") and partial.write_text(None)    # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["kept.txt"]

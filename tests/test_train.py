@@ -1,0 +1,260 @@
+"""train.py as a command: what it leaves, how it goes on, how it fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, RunScript
+
+from detector.weights import load_model
+from utils.checkpoint import read_checkpoint
+
+QUICK = ["--preset", "demo", "data.synthetic=0", "data.size=64", "data.workers=0", "train.batch_size=4", "train.precision=float32"]
+
+
+def arguments(label: Path, output: Path, *more: str) -> list[str]:
+    return [*QUICK, f"data.train={label}", "--output", str(output), *more]
+
+
+def losses(output: Path) -> list[dict[str, float]]:
+    with open(output / "losses.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(path: Path) -> dict[str, Any]:
+    return read_checkpoint(path)["model"]
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_run_leaves_its_folder_complete(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    result = run("train", *arguments(drawn_set, tmp_path / "run", f"data.val={drawn_set}", "train.epochs=2", "train.log_every=2"))
+    assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best.pth", "config.yaml", "detections.png", "history.csv", "last.pth", "loss_curves.png", "losses.csv", "previous.pth",
+    }  # fmt: skip
+    assert "epoch 2/2: class " in result.out and "AP50 " in result.out
+    assert [row["step"] for row in losses(tmp_path / "run")] == [2, 4, 6]
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    assert list(history[0]) == ["epoch", "step", "lr", "class", "box", "landmark", "total", "ap50", "seconds"]
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert float(history[0]["total"]) == pytest.approx(sum(float(history[0][name]) for name in ("class", "box", "landmark")))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["size"] == 64
+    assert load_model(tmp_path / "run" / "best.pth").config.backbone == "mobilenet0.25"
+
+
+def test_same_seed_gives_the_same_losses_and_another_seed_others(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert run("train", *arguments(drawn_set, tmp_path / name, "train.epochs=1", "train.log_every=1", f"train.seed={seed}")).code == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+@pytest.mark.parametrize("stop_at", [3, 4])
+def test_stopped_and_resumed_run_ends_like_one_that_was_not(drawn_set: Path, tmp_path: Path, run: RunScript, stop_at: int) -> None:
+    common = ["train.epochs=3", "train.log_every=2"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run("train", *arguments(drawn_set, whole, *common)).code == 0
+    stopped = run("train", *arguments(drawn_set, parts, *common, f"train.max_steps={stop_at}"))
+    assert stopped.code == 0 and read_checkpoint(parts / "last.pth")["step"] == stop_at
+    resumed = run("train", *arguments(drawn_set, parts, *common, "--resume"))
+    assert resumed.code == 0 and f"going on from iteration {stop_at} of 9" in resumed.out
+    assert equal(weights(whole / "last.pth"), weights(parts / "last.pth"))
+    assert losses(whole) == losses(parts)
+    assert equal(weights(whole / "best.pth"), weights(parts / "best.pth"))
+
+
+def test_resume_takes_the_settings_of_the_run(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=2"))
+    result = run("train", "--resume", "--output", tmp_path / "run", "train.max_steps=3", "data.workers=1")
+    assert result.code == 0, result.err
+    assert read_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
+
+
+def test_resume_where_nothing_is_starts_anew(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    assert run("train", *arguments(drawn_set, tmp_path / "run", "--resume", "train.max_steps=1")).code == 0
+    assert read_checkpoint(tmp_path / "run" / "last.pth")["step"] == 1
+
+
+def test_run_is_not_written_over(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    result = run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
+    assert "last.pth: a run is there already; add --resume" in result.complaint
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [("data.size=96", "data.size"), ("model.channels=32", "model.channels"), ("train.batch_size=2", "train.batch_size")],
+)
+def test_other_model_or_data_is_not_resumed(drawn_set: Path, tmp_path: Path, run: RunScript, change: str, key: str) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
+    result = run("train", *arguments(drawn_set, tmp_path / "run", "--resume", change))
+    assert result.complaint.startswith(f"train.py: {key}: {tmp_path / 'run' / 'last.pth'} was trained with ")
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    output = tmp_path / "run"
+    run("train", *arguments(drawn_set, output, "train.max_steps=2", "train.checkpoint_every=1"))
+    (output / "last.pth").write_bytes((output / "last.pth").read_bytes()[:1000])
+    result = run("train", *arguments(drawn_set, output, "--resume", "train.max_steps=3"))
+    assert result.code == 0
+    assert "last.pth: not a readable checkpoint" in result.err and "going on from" in result.err
+    assert read_checkpoint(output / "last.pth")["step"] == 3
+    (output / "previous.pth").unlink()
+    (output / "last.pth").write_bytes(b"")
+    assert "last.pth: not a readable checkpoint" in run("train", *arguments(drawn_set, output, "--resume")).complaint
+
+
+@pytest.mark.parametrize(("change", "columns"), [("model.landmarks=false", 6), ("loss.landmark_weight=0", 6), ("model.landmarks=true", 7)])
+def test_landmark_branch_can_be_removed(drawn_set: Path, tmp_path: Path, run: RunScript, change: str, columns: int) -> None:
+    before = tmp_path / "before"
+    assert run("train", *arguments(drawn_set, before, "train.max_steps=1", change)).code == 0
+    assert len(losses(before)[0]) == columns
+    assert any("landmark_head" in name for name in weights(before / "last.pth")) == (change != "model.landmarks=false")
+
+
+def test_weight_of_nothing_leaves_the_landmark_head_as_it_was(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    for steps in (1, 3):
+        run("train", *arguments(drawn_set, tmp_path / str(steps), f"train.max_steps={steps}", "loss.landmark_weight=0"))
+    early, late = (weights(tmp_path / str(steps) / "last.pth") for steps in (1, 3))
+    heads = [name for name in early if name.startswith("landmark_head")]
+    assert heads and all(torch.equal(early[name], late[name]) for name in heads)
+    assert not torch.equal(early["box_head.0.conv.weight"], late["box_head.0.conv.weight"])
+
+
+def test_run_starts_from_another_runs_weights(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "first", "train.max_steps=1", "model.landmarks=false"))
+    words = [f"model.weights={tmp_path / 'first' / 'last.pth'}", "train.max_steps=1", "train.lr=1e-9", "train.warmup_steps=0"]
+    result = run("train", *arguments(drawn_set, tmp_path / "second", *words))
+    assert result.code == 0, result.err
+    assert "landmark_head did not fit and starts from random weights" in result.out
+    first, second = (weights(tmp_path / name / "last.pth")["class_head.0.conv.weight"] for name in ("first", "second"))
+    assert torch.allclose(first, second, atol=1e-6)
+
+
+def test_dry_run_prints_settings_and_parameters_and_writes_nothing(
+    drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", *arguments(drawn_set, tmp_path / "run", "--dry-run"))
+    assert result.code == 0
+    assert "batch_size: 4" in result.out and "426,608 parameters" in result.out
+    assert "iteration 2: class " in result.out and "iteration 3" not in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoilt_set(source: Path, folder: Path, *, how_many: int) -> Path:
+    """A copy of a set, of whose first images one is text and the others are missing."""
+    shutil.copytree(source.parent, folder)
+    names = [line[2:] for line in source.read_text().splitlines() if line.startswith("#")]
+    for name in names[:how_many]:
+        (folder / "images" / name).unlink()
+    (folder / "images" / names[0]).write_text("no picture")
+    return folder / "label.txt"
+
+
+def test_bad_images_are_named_once_and_the_rest_is_trained_on(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    label = spoilt_set(drawn_set, tmp_path / "set", how_many=2)
+    result = run("train", *arguments(label, tmp_path / "run", f"data.val={label}", "train.epochs=2"))
+    assert result.code == 1
+    lines = result.err.splitlines()
+    assert len(lines) == 2
+    assert sum("drawn_0000.jpg: not a readable image" in line for line in lines) == 1
+    assert sum("drawn_0001.jpg: no such image" in line for line in lines) == 1
+    assert read_checkpoint(tmp_path / "run" / "last.pth")["step"] == 6
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    output = tmp_path / "run"
+    (tmp_path / "malformed.txt").write_text("# a.jpg\n1 2 3\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "noimages.txt").write_text("# a.jpg\n1 2 3 4\n")
+    (tmp_path / "other.pth").write_bytes(b"text")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "kind.pth")
+    cases = {
+        "data.train=no.txt": "no.txt: no such label file",
+        f"data.train={tmp_path / 'malformed.txt'}": "malformed.txt:2: expected 4, 5, 19 or 20 numbers, found 3",
+        f"data.train={tmp_path / 'empty.txt'}": "empty.txt: no images",
+        f"data.train={tmp_path / 'noimages.txt'}": "no image readable of 1: ",
+        "data.train=none": "data.train: expected label files, found none",
+        "model.weights=no.pth": "no.pth: no such checkpoint",
+        f"model.weights={tmp_path / 'other.pth'}": "other.pth: not a readable checkpoint",
+        f"model.weights={tmp_path / 'kind.pth'}": "kind.pth: weights of another network: expected a RetinaFace checkpoint, found a",
+        "model.backbone_weights=no.tar": "no.tar: no such checkpoint",
+        "train.lrr=1": "train.lrr: unknown setting; the nearest is train.lr",
+        "train.lr=fast": "train.lr: expected a number above 0, found 'fast'",
+        "train.device=gpu": "device gpu: not available here",
+        "--preset=tiny": "tiny: no such preset",
+        "--config=no.yaml": "no.yaml: no such settings file",
+        "--colour": "unrecognized arguments: --colour; --help shows what is expected",
+    }
+    for word, message in cases.items():
+        result = run("train", *arguments(drawn_set, output, word))
+        assert message in result.complaint, word
+        assert result.complaint.startswith("train.py: ")
+        assert not output.exists(), word
+
+
+def test_loss_that_is_not_finite_stops_the_run(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    words = ["train.lr=1e30", "train.warmup_steps=0", "train.log_every=1", "train.epochs=9"]
+    result = run("train", *arguments(drawn_set, tmp_path / "run", *words))
+    assert "the loss is not finite by iteration " in result.complaint
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_saves_and_goes_on(drawn_set: Path, tmp_path: Path, number: signal.Signals, run: RunScript) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(drawn_set, tmp_path / "run", "train.epochs=10000", "train.log_every=1")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "run" / "last.pth").exists():
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "stopped after iteration " in out and "--resume goes on from" in out
+    assert err == ""
+    step = read_checkpoint(tmp_path / "run" / "last.pth")["step"]
+    result = run("train", "--resume", "--output", tmp_path / "run", f"train.max_steps={step + 1}")
+    assert result.code == 0 and f"going on from iteration {step:,} of" in result.out
+
+
+def test_four_images_are_learnt_by_heart(tmp_path: Path, run: RunScript) -> None:
+    from data.synthetic import draw_set
+
+    label = draw_set(tmp_path / "set", images=4, size=160, seed=11)
+    words = [
+        "--preset", "demo", "data.synthetic=0", f"data.train={label}", f"data.val={label}", "data.size=160", "data.workers=0",
+        "augmentation.crop_scales=[1.0]", "augmentation.distortion=false", "augmentation.flip=0", "model.backbone=resnet18",
+        "train.batch_size=4", "train.epochs=60", "train.validate_every=60", "train.lr=0.01", "train.warmup_steps=5",
+        "train.precision=float32", "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    result = run("train", *words)
+    assert result.code == 0, result.err
+    scored = run("test", "--labels", label, "--weights", tmp_path / "run" / "best.pth", "--output", tmp_path / "score")
+    assert scored.code == 0, scored.err
+    assert json.loads((tmp_path / "score" / "metrics.json").read_text())["ap50"] == 1.0
+
+
+@pytest.mark.slow
+def test_demo_preset_reaches_its_accuracy(tmp_path: Path) -> None:
+    started = time.monotonic()
+    command = [sys.executable, str(ROOT / "train.py"), "--preset", "demo", "--output", str(tmp_path / "demo")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    print(f"demo: {time.monotonic() - started:.0f} s")
+    assert read_checkpoint(tmp_path / "demo" / "best.pth")["ap50"] >= 0.90

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from utils.arrays import Image
+from utils.structures import Detections
+from utils.visualize import GREEN, RED, SHEET_CELL, contact_sheet, draw_detections, draw_faces
+
+
+def has_color(image: Image, color: tuple[int, int, int]) -> np.ndarray:
+    return (np.abs(image.astype(int) - color).max(axis=2) < 60).nonzero()
+
+
+def one_face(box: list[float]) -> Detections:
+    x1, y1, x2, y2 = box
+    points = np.array([x1, y1]) + np.array([[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.7, 0.7]]) * [x2 - x1, y2 - y1]
+    return Detections(np.array([box], np.float32), np.array([0.987], np.float32), points[None].astype(np.float32))
+
+
+def test_box_is_green_and_ends_where_it_says_and_points_are_red() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    drawn = draw_detections(image, one_face([50, 60, 150, 180]))
+    rows, columns = has_color(drawn, GREEN)
+    assert (columns.min(), rows.min()) == pytest.approx((50, 60), abs=1)
+    assert (columns.max(), rows.max()) == pytest.approx((149, 179), abs=1)
+    rows, columns = has_color(drawn, RED)
+    assert (columns.mean(), rows.mean()) == pytest.approx((100, 120), abs=2)
+    assert not image.any()
+
+
+@pytest.mark.parametrize("box", [[-50, -50, 20, 20], [290, 190, 400, 400], [0, 0, 300, 200], [5, 5, 8, 9], [-1e30, 0, 1e30, 5]])
+def test_face_at_or_beyond_the_border_is_drawn_without_harm(box: list[float]) -> None:
+    drawn = draw_detections(np.zeros((200, 300, 3), np.uint8), one_face(box))
+    assert drawn.shape == (200, 300, 3) and drawn.any()
+
+
+def test_image_of_one_pixel_is_drawn_on() -> None:
+    assert draw_detections(np.zeros((1, 1, 3), np.uint8), one_face([0, 0, 1, 1])).shape == (1, 1, 3)
+
+
+def test_labelled_points_are_drawn_only_where_they_are_known() -> None:
+    face = one_face([50, 60, 150, 180])
+    assert face.landmarks is not None
+    known = np.array([[True, False, False, False, False]])
+    rows, columns = has_color(draw_faces(np.zeros((200, 300, 3), np.uint8), face.boxes, face.landmarks, known), RED)
+    assert (columns.mean(), rows.mean()) == pytest.approx(face.landmarks[0, 0].tolist(), abs=1)
+
+
+@pytest.mark.parametrize(("count", "columns", "shape"), [(1, 2, (1, 1)), (2, 2, (1, 2)), (3, 2, (2, 2)), (5, 4, (2, 4))])
+def test_contact_sheet_has_a_cell_for_each_image(count: int, columns: int, shape: tuple[int, int]) -> None:
+    images = [np.full((30 + n, 70, 3), 250, np.uint8) for n in range(count)]
+    sheet = contact_sheet(images, columns=columns)
+    assert sheet.shape == (shape[0] * SHEET_CELL, shape[1] * SHEET_CELL, 3)
+    centres = [sheet[(n // shape[1]) * SHEET_CELL + 320, (n % shape[1]) * SHEET_CELL + 320, 0] for n in range(shape[0] * shape[1])]
+    assert centres == [250] * count + [64] * (len(centres) - count)
