@@ -18,7 +18,7 @@ from utils.files import whole_file
 from utils.images import read_image, write_image
 from utils.plots import plot_positions
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
-from utils.visualize import contact_sheet, draw_faces
+from utils.visualize import contact_sheet, draw_faces, fit_cell
 
 FIRST_IMAGES = 4
 LISTED_FAULTS = 20    # the rest is counted
@@ -95,7 +95,8 @@ def draw_first_images(records: Sequence[FaceRecord], *, images: str | None, path
             image = read_image(image_path(record, images), turn=False)
         except (FileNotFoundError, ValueError):
             continue
-        drawn.append(draw_faces(image, record.boxes, record.landmarks, record.has_landmarks))
+        cell, factor = fit_cell(image)
+        drawn.append(draw_faces(cell, record.boxes * factor, record.landmarks * factor, record.has_landmarks))
         if len(drawn) == FIRST_IMAGES:
             break
     if drawn:

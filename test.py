@@ -21,7 +21,7 @@ from utils.files import whole_file
 from utils.images import IMAGE_SUFFIXES, read_image, write_image
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
 from utils.structures import Detections, Photo
-from utils.visualize import contact_sheet, draw_detections
+from utils.visualize import contact_sheet, draw_cell, draw_detections
 
 FIRST_IMAGES = 4    # of a labelled set, drawn as one picture
 SHEET_IMAGES, SHEET_COLUMNS = 12, 4    # the contact sheet of several photos
@@ -75,14 +75,13 @@ class Report:
         self.sheet_images = sheet_images
         self.sheet: list[Image] = []
 
-    def add(self, source: str, image: Image, detections: Detections) -> Image:
-        """Write a line, and return the image drawn; only detections of enough confidence count."""
+    def add(self, source: str, image: Image, detections: Detections) -> Detections:
+        """Write a line, and return the detections in it: those of enough confidence."""
         detections = detections.above(self.confidence)
         self.file.write(json.dumps(to_json(source, image, detections)) + "\n")
-        drawn = draw_detections(image, detections)
         if len(self.sheet) < self.sheet_images:
-            self.sheet.append(drawn)
-        return drawn
+            self.sheet.append(draw_cell(image, detections))
+        return detections
 
 
 def to_json(source: str, image: Image, detections: Detections) -> dict[str, Any]:
@@ -138,8 +137,8 @@ def find(arguments: argparse.Namespace, config: Config) -> int:
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
                 continue
-            drawn = report.add(str(path), image, detector(image))
-            write_image(target, drawn)
+            detections = report.add(str(path), image, detector(image))
+            write_image(target, draw_detections(image, detections))
         if len(faults) == len(paths):
             raise ValueError(f"no image readable of {len(paths)}: {faults[0]}")
     if len(report.sheet) > 1:

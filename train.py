@@ -35,7 +35,7 @@ from utils.history import History, Row
 from utils.images import write_image
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, run_script
 from utils.structures import Detections, Photo, Target
-from utils.visualize import contact_sheet, draw_detections
+from utils.visualize import contact_sheet, draw_cell
 
 FIRST_IMAGES = 4    # validation images on detections.png
 DRY_STEPS = 2
@@ -192,7 +192,7 @@ class Run:
 
         def see(photo: Photo, detections: Detections) -> None:
             if photo.image is not None and len(drawn) < FIRST_IMAGES:
-                drawn.append(draw_detections(photo.image, detections.above(self.config.test.draw_confidence)))
+                drawn.append(draw_cell(photo.image, detections.above(self.config.test.draw_confidence)))
 
         photos = tqdm(dataset.photos(), desc="validating", total=len(dataset), unit="image", disable=None, leave=False)
         evaluation = evaluate(FaceDetector(self.model, self.config.test).detect, photos, see=see)

@@ -5,7 +5,7 @@ import pytest
 
 from utils.arrays import Image
 from utils.structures import Detections
-from utils.visualize import GREEN, RED, SHEET_CELL, contact_sheet, draw_detections, draw_faces
+from utils.visualize import GREEN, RED, SHEET_CELL, contact_sheet, draw_cell, draw_detections, draw_faces, fit_cell
 
 
 def has_color(image: Image, color: tuple[int, int, int]) -> np.ndarray:
@@ -39,6 +39,13 @@ def test_image_of_one_pixel_is_drawn_on() -> None:
     assert draw_detections(np.zeros((1, 1, 3), np.uint8), one_face([0, 0, 1, 1])).shape == (1, 1, 3)
 
 
+def test_cell_of_a_sheet_is_drawn_at_its_own_size() -> None:
+    cell = draw_cell(np.zeros((50, 100, 3), np.uint8), one_face([10, 10, 40, 40]))
+    assert cell.shape == (320, 640, 3)
+    rows, columns = has_color(cell, GREEN)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == pytest.approx((64, 64, 255, 255), abs=1)
+
+
 def test_labelled_points_are_drawn_only_where_they_are_known() -> None:
     face = one_face([50, 60, 150, 180])
     assert face.landmarks is not None
@@ -50,7 +57,7 @@ def test_labelled_points_are_drawn_only_where_they_are_known() -> None:
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 2, (1, 1)), (2, 2, (1, 2)), (3, 2, (2, 2)), (5, 4, (2, 4))])
 def test_contact_sheet_has_a_cell_for_each_image(count: int, columns: int, shape: tuple[int, int]) -> None:
     images = [np.full((30 + n, 70, 3), 250, np.uint8) for n in range(count)]
-    sheet = contact_sheet(images, columns=columns)
+    sheet = contact_sheet([fit_cell(image)[0] for image in images], columns=columns)
     assert sheet.shape == (shape[0] * SHEET_CELL, shape[1] * SHEET_CELL, 3)
     centres = [sheet[(n // shape[1]) * SHEET_CELL + 320, (n % shape[1]) * SHEET_CELL + 320, 0] for n in range(shape[0] * shape[1])]
     assert centres == [250] * count + [64] * (len(centres) - count)

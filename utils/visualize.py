@@ -45,7 +45,7 @@ def draw_box(image: Image, box: FloatArray) -> None:
 
 def draw_points(image: Image, points: FloatArray, *, face_width: float) -> None:
     """Dots at points (N,2) in red, small enough to leave a face of that width visible."""
-    radius = min(2.0 * _line_width(image), max(1.0, face_width / 24))
+    radius = min(2.0 * _line_width(image), max(0.6, face_width / 24))
     for x, y in np.rint((np.clip(points, -1e5, 1e5) - 0.5) * 2**SUBPIXEL):
         cv2.circle(image, (int(x), int(y)), round(radius * 2**SUBPIXEL), RED, cv2.FILLED, cv2.LINE_AA, SUBPIXEL)
 
@@ -63,22 +63,34 @@ def draw_text(image: Image, text: str, box: FloatArray) -> None:
     cv2.putText(image, text, (x, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
 
 
+def fit_cell(image: Image) -> tuple[Image, float]:
+    """An image enlarged or shrunk to the size it has on a contact sheet, and the factor: lines drawn after that stay sharp."""
+    height, width = image.shape[:2]
+    factor = SHEET_CELL / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8), factor
+
+
 def contact_sheet(images: Sequence[Image], *, columns: int = 2) -> Image:
-    """Images side by side in rows of `columns`, each centred on a grey square of 640 pixels and enlarged or shrunk to fit it."""
+    """Images of `fit_cell` side by side in rows of `columns`, each centred on a dark square of 640 pixels."""
     cells = []
     for image in images:
         height, width = image.shape[:2]
-        factor = SHEET_CELL / max(height, width)
-        size = max(1, round(width * factor)), max(1, round(height * factor))
-        shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         cell = np.full((SHEET_CELL, SHEET_CELL, 3), 64, dtype=np.uint8)
-        left, top = (SHEET_CELL - size[0]) // 2, (SHEET_CELL - size[1]) // 2
-        cell[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=shrink)
+        left, top = (SHEET_CELL - width) // 2, (SHEET_CELL - height) // 2
+        cell[top : top + height, left : left + width] = image
         cells.append(cell)
     columns = min(columns, len(cells))
     cells += [np.full_like(cells[0], 64)] * (-len(cells) % columns)
     rows = [np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return np.vstack(rows)
+
+
+def draw_cell(image: Image, detections: Detections) -> Image:
+    """`draw_detections` at the size that the image has on a contact sheet."""
+    cell, factor = fit_cell(image)
+    return draw_detections(cell, detections.scaled(factor))
 
 
 def _line_width(image: Image) -> int:
