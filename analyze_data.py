@@ -32,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("labels", metavar="LABELS", nargs="+", help="label files in RetinaFace format")
     parser.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside each label file)")
     parser.add_argument("--sizes", metavar="FILE", help="text file of 'name width height', to open no image for its size")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("statistics"), help="default: %(default)s")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("statistics"), help="folder of the results (default: %(default)s)")
     return parser.parse_intermixed_args(argv)
 
 

@@ -34,7 +34,7 @@ class DataConfig:
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
     images: str | None = None    # the folder of their images; none: images/ beside each label file
     synthetic: int = setting(0, low=0)    # draw this many training images, and a quarter of it to validate, instead of reading labels
-    size: int = setting(840, low=32)    # side of a training image in pixels; the cost grows with its square
+    size: int = setting(840, low=64)    # side of a training image in pixels; the cost grows with its square
     workers: int = setting(4, low=0)    # processes that load images, at most one a core; 0 loads in the training process
 
 

@@ -37,8 +37,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("words", metavar="SOURCE | key=value", nargs="*", help="image, folder of images or glob; or a setting")
     parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files, taken as one set")
     parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, or published RetinaFace weights")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="default: %(default)s")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, or published RetinaFace weights; required")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="folder of the results (default: %(default)s)")
     arguments = parser.parse_intermixed_args(argv)
     # A list option takes the words behind it, settings included.
     words = [*arguments.words, *arguments.labels]

@@ -46,7 +46,7 @@ def match(
     matched = torch.where(best_iou >= positive_iou, best_face, matched)
 
     face_iou, face_prior = iou.max(dim=1)    # (N,)
-    reached = face_iou >= min_best_iou
+    reached = (face_iou >= min_best_iou) & (face_iou > 0)
     claim = torch.where(reached, face_iou, -1)
     highest_claim = torch.full_like(best_iou, -1).scatter_reduce(0, face_prior, claim, "amax")    # (P,)
     wins = reached & (claim == highest_claim[face_prior])

@@ -32,8 +32,9 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
+@torch.no_grad()
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every box of a (N,4) with every box of b (M,4), xyxy: (N,M) in [0, 1].
+    """IoU of every box of a (N,4) with every box of b (M,4), xyxy: (N,M) in [0, 1], without gradient.
 
     A box without area overlaps nothing, itself included. Widths are x2 - x1, without the one pixel that the WIDER protocol adds.
     """
