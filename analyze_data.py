@@ -12,15 +12,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.labels import FaceRecord, image_path, read_labels, read_sizes
+from config import Config, override
+from data.labels import FaceRecord, image_folder, image_path, read_labels, read_sizes
 from data.statistics import Statistics, describe_uniformity, measure
 from utils.files import whole_file
 from utils.images import read_image, write_image
 from utils.plots import plot_positions
-from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
-from utils.visualize import contact_sheet, draw_faces, fit_cell
+from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script, split_settings
+from utils.visualize import FIRST_IMAGES, contact_sheet, draw_faces, fit_cell
 
-FIRST_IMAGES = 4
 LISTED_FAULTS = 20    # the rest is counted
 
 
@@ -29,11 +29,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="analyze_data.py",
         description="Count and measure the faces of label files, alone and together, and draw where they lie and the first images.",
     )
-    parser.add_argument("labels", metavar="LABELS", nargs="+", help="label files in RetinaFace format")
+    parser.add_argument("labels", metavar="LABELS | key=value", nargs="+", help="label files in RetinaFace format; or data.images=DIR")
     parser.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside each label file)")
     parser.add_argument("--sizes", metavar="FILE", help="text file of 'name width height', to open no image for its size")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("statistics"), help="folder of the results (default: %(default)s)")
-    return parser.parse_intermixed_args(argv)
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("statistics"), help="for the results (default: %(default)s)")
+    arguments = parser.parse_intermixed_args(argv)
+    settings, arguments.labels = split_settings(arguments.labels)
+    for word in settings:
+        if not word.startswith("data.images="):
+            raise ValueError(f"{word}: only data.images can be set here")
+    arguments.images = arguments.images or override(Config(), settings).data.images
+    if not arguments.labels:
+        raise ValueError("expected label files, found none; --help shows what is expected")
+    return arguments
 
 
 def find_sizes(
@@ -41,10 +49,16 @@ def find_sizes(
 ) -> tuple[dict[int, tuple[int, int]], list[str]]:
     """The (width, height) of images by index, and what is wrong with those that should be there and cannot be read.
 
-    With `known` sizes no image is opened. A set whose image folder is missing has no sizes, and that is no fault.
+    With `known` sizes no image is opened. A set that has no images/ beside its label has no sizes, and that is no fault.
+    ValueError where a folder that was named is missing, or no image has a known size.
     """
+    if images is not None and not Path(images).is_dir():
+        raise ValueError(f"{images}: no such folder of images")
     if known is not None:
-        return {index: known[record.path] for index, record in enumerate(records) if record.path in known}, []
+        sizes = {index: known[record.path] for index, record in enumerate(records) if record.path in known}
+        if not sizes:
+            raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
+        return sizes, []
     present = {folder for folder in {image_folder(record, images) for record in records} if folder.is_dir()}
     wanted = [index for index, record in enumerate(records) if image_folder(record, images) in present]
 
@@ -62,11 +76,6 @@ def find_sizes(
     return sizes, [result for result in found.values() if isinstance(result, str)]
 
 
-def image_folder(record: FaceRecord, images: str | None) -> Path:
-    """The folder that `image_path` starts from."""
-    return Path(images) if images is not None else Path(record.source).parent / "images"
-
-
 def report(name: str, statistics: Statistics) -> str:
     """The statistics of a set as some lines of text."""
     numbers = statistics.numbers
@@ -80,7 +89,8 @@ def report(name: str, statistics: Statistics) -> str:
     ]
     if "out_of_range_faces" in numbers:
         checked = f"of the {numbers['images_with_known_size']:,} images of known size"
-        lines.append(f"  {numbers['out_of_range_faces']:,} boxes leave their image ({checked}), which the loader clips to it")
+        fate = "which the loader clips to it, or drops where nothing is left"
+        lines.append(f"  {numbers['out_of_range_faces']:,} boxes leave their image ({checked}), {fate}")
     else:
         lines.append("  whether boxes leave their image is not known: there are no images and no --sizes")
     lines.append(f"  {describe_uniformity(statistics)}")

@@ -33,7 +33,7 @@ class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
     images: str | None = None    # the folder of their images; none: images/ beside each label file
-    synthetic: int = setting(0, low=0)    # draw this many training images, and a quarter of it to validate, instead of reading labels
+    synthetic: int = setting(0, low=0)    # without data.train: draw this many images, and a quarter of it to validate
     size: int = setting(840, low=64)    # side of a training image in pixels; the cost grows with its square
     workers: int = setting(4, low=0)    # processes that load images, at most one a core; 0 loads in the training process
 
@@ -83,7 +83,7 @@ class TrainConfig:
     milestones: tuple[int, ...] = setting((70, 90), low=1)    # epochs after which the learning rate is divided by 10
     momentum: float = setting(0.9, low=0, high=1)
     weight_decay: float = setting(5e-4, low=0)
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**32)
     device: str = "auto"    # auto: cuda where there is one, else cpu
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "auto"    # of the network; auto: bfloat16 where the chip has it
     max_steps: int = setting(0, low=0)    # stop after this many iterations and save; 0: go on to the last epoch
@@ -97,7 +97,7 @@ class TestConfig:
     __test__ = False    # keeps pytest from taking the class for tests
 
     size: str = "original"    # original, x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most)
-    confidence: float = setting(0.02, low=0, high=1)    # detections below are dropped before scoring
+    confidence: float = setting(0.02, low=0, high=1)    # detections below are dropped, before NMS and scoring
     draw_confidence: float = setting(0.5, low=0, high=1)    # detections below are neither drawn nor listed
     nms: float = setting(0.4, low=0, high=1)    # of two boxes with a larger IoU the weaker is dropped
     top_k: int = setting(5000, low=1)    # boxes an image that enter NMS
@@ -136,17 +136,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def load_config(preset: str = "resnet50", *, file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The settings of a preset, changed by a YAML file, then by key=value words such as `train.lr=1e-2`.
+def load_config(start: str | Config = "resnet50", *, file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The settings of a preset, or those given, changed by a YAML file, then by key=value words such as `train.lr=1e-2`.
 
     Raises ValueError that names the key, the nearest known one and what is allowed, and FileNotFoundError for the file.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"{preset}: no such preset; {_nearest(preset, PRESETS)} (known: {', '.join(PRESETS)})")
-    config = replace(Config(), _flatten(PRESETS[preset]))
+    config = start if isinstance(start, Config) else _preset(start)
     if file is not None:
         config = replace(config, _read_yaml(Path(file)), source=f"{file}: ")
     return override(config, overrides)
+
+
+def _preset(name: str) -> Config:
+    if name not in PRESETS:
+        raise ValueError(f"{name}: no such preset; {_nearest(name, PRESETS)} (known: {', '.join(PRESETS)})")
+    return replace(Config(), _flatten(PRESETS[name]))
 
 
 def override(config: Config, words: Sequence[str]) -> Config:
@@ -156,7 +160,7 @@ def override(config: Config, words: Sequence[str]) -> Config:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"{word}: expected key=value, such as train.lr=0.01")
-        values[key] = text if key in _KEYS and _is_text(_KEYS[key].annotation) else _parse(text)
+        values[key] = text if key in _KEYS and _is_text(_KEYS[key].annotation, text) else _parse(text)
     return replace(config, values)
 
 
@@ -219,6 +223,8 @@ def _check(config: Config, source: str) -> None:
         raise ValueError(f"{source}model.channels: expected a multiple of 4, found {model.channels}")
     if any(not sizes for sizes in model.min_sizes) or not model.min_sizes:
         raise ValueError(f"{source}model.min_sizes: expected at least one size for each level, found {_plain(model.min_sizes)}")
+    if not config.augmentation.crop_scales:
+        raise ValueError(f"{source}augmentation.crop_scales: expected at least one, found none")
     if not TEST_SIZE.fullmatch(config.test.size):
         raise ValueError(f"{source}test.size: expected original, x2, long:640 or short:1600:2150, found {config.test.size!r}")
 
@@ -260,9 +266,9 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _is_text(annotation: Any) -> bool:
-    """Whether a word is taken as it stands: a folder named 2024 is no number."""
-    return annotation is str or (str in typing.get_args(annotation) and typing.get_origin(annotation) is not tuple)
+def _is_text(annotation: Any, text: str) -> bool:
+    """Whether a word is taken as it stands: a folder named 2024 is no number, and one named `set #2` no comment."""
+    return annotation is str or (str in typing.get_args(annotation) and not text.lstrip().startswith("["))
 
 
 def _coerce(value: Any, annotation: Any, limits: Mapping[str, float | None]) -> Any:

@@ -12,18 +12,17 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from config import Config, override, to_dict
+from config import Config, TestConfig, override, to_dict
 from data.dataset import FaceDataset
 from detector.engine import evaluate
 from detector.face_detector import FaceDetector
 from utils.arrays import Image
 from utils.files import whole_file
 from utils.images import IMAGE_SUFFIXES, read_image, write_image
-from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
+from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script, split_settings
 from utils.structures import Detections, Photo
-from utils.visualize import contact_sheet, draw_cell, draw_detections
+from utils.visualize import FIRST_IMAGES, contact_sheet, draw_cell, draw_detections
 
-FIRST_IMAGES = 4    # of a labelled set, drawn as one picture
 SHEET_IMAGES, SHEET_COLUMNS = 12, 4    # the contact sheet of several photos
 
 
@@ -38,23 +37,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files, taken as one set")
     parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, or published RetinaFace weights; required")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="folder of the results (default: %(default)s)")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
     arguments = parser.parse_intermixed_args(argv)
     # A list option takes the words behind it, settings included.
-    words = [*arguments.words, *arguments.labels]
-    arguments.settings = [word for word in words if is_setting(word)]
-    arguments.sources = [word for word in arguments.words if not is_setting(word)]
-    arguments.labels = [word for word in arguments.labels if not is_setting(word)]
+    settings, arguments.sources = split_settings(arguments.words)
+    more_settings, arguments.labels = split_settings(arguments.labels)
+    arguments.settings = [*settings, *more_settings]
     if bool(arguments.labels) == bool(arguments.sources):
         raise ValueError("expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)")
+    if arguments.images and arguments.sources:
+        raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
     if not arguments.weights:
         raise ValueError("--weights: expected a checkpoint of train.py or published RetinaFace weights, found none")
     return arguments
-
-
-def is_setting(word: str) -> bool:
-    """Whether a word is key=value and no file of that name."""
-    return "=" in word and not Path(word).exists()
 
 
 def read_settings(words: Sequence[str]) -> Config:
@@ -69,19 +64,16 @@ def read_settings(words: Sequence[str]) -> Config:
 class Report:
     """detections.jsonl, line by line, and the first images drawn."""
 
-    def __init__(self, file: TextIO, *, confidence: float, sheet_images: int):
+    def __init__(self, file: TextIO, *, sheet_images: int):
         self.file = file
-        self.confidence = confidence
         self.sheet_images = sheet_images
         self.sheet: list[Image] = []
 
-    def add(self, source: str, image: Image, detections: Detections) -> Detections:
-        """Write a line, and return the detections in it: those of enough confidence."""
-        detections = detections.above(self.confidence)
+    def add(self, source: str, image: Image, detections: Detections) -> None:
+        """Write a line, and draw the image if it is one of the first."""
         self.file.write(json.dumps(to_json(source, image, detections)) + "\n")
         if len(self.sheet) < self.sheet_images:
             self.sheet.append(draw_cell(image, detections))
-        return detections
 
 
 def to_json(source: str, image: Image, detections: Detections) -> dict[str, Any]:
@@ -100,15 +92,22 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     detector = FaceDetector.from_checkpoint(arguments.weights, config.test.device, config=config.test)
     photos = tqdm(dataset.photos(), total=len(dataset), unit="image", disable=None, leave=False)
     with whole_file(arguments.output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-        report = Report(file, confidence=config.test.draw_confidence, sheet_images=FIRST_IMAGES)
+        report = Report(file, sheet_images=FIRST_IMAGES)
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
-            report.add(photo.path, photo.image, detections)
+            report.add(photo.path, photo.image, detections.above(config.test.draw_confidence))
 
         evaluation = evaluate(detector.detect, photos, see=see)
     write_image(arguments.output / "detections.png", contact_sheet(report.sheet))
-    settings = {"weights": arguments.weights, "labels": arguments.labels, **to_dict(config)["test"], "device": str(detector.model.device)}
+    settings = {
+        "weights": arguments.weights,
+        "labels": arguments.labels,
+        "images": arguments.images or config.data.images,
+        **to_dict(config)["test"],
+        "device": str(detector.model.device),
+        "precision": str(detector.dtype).removeprefix("torch."),
+    }
     with whole_file(arguments.output / "metrics.json") as path:
         path.write_text(json.dumps({**evaluation.metrics, "settings": settings}, indent=2) + "\n", encoding="utf-8")
     print(summary(evaluation.metrics))
@@ -123,22 +122,23 @@ def summary(metrics: dict[str, Any]) -> str:
     return line
 
 
-def find(arguments: argparse.Namespace, config: Config) -> int:
+def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     """Draw the faces of some images, and list them in detections.jsonl."""
-    paths = [path for source in arguments.sources for path in find_images(source)]
-    detector = FaceDetector.from_checkpoint(arguments.weights, config.test.device, config=config.test)
+    paths = [path for source in arguments.sources for path in find_images(source, but=arguments.output)]
+    detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
     targets = drawn_paths(paths, arguments.output)
     faults: list[str] = []
     with whole_file(arguments.output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file:
-        report = Report(file, confidence=config.test.draw_confidence, sheet_images=SHEET_IMAGES)
+        report = Report(file, sheet_images=SHEET_IMAGES)
         for (path, _), target in zip(tqdm(paths, unit="image", disable=None, leave=False), targets, strict=True):
             try:
                 image = read_image(path, turn=True)
+                found = detector(image).above(config.draw_confidence)
+                write_image(target, draw_detections(image, found))
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
                 continue
-            detections = report.add(str(path), image, detector(image))
-            write_image(target, draw_detections(image, detections))
+            report.add(str(path), image, found)
         if len(faults) == len(paths):
             raise ValueError(f"no image readable of {len(paths)}: {faults[0]}")
     if len(report.sheet) > 1:
@@ -146,11 +146,15 @@ def find(arguments: argparse.Namespace, config: Config) -> int:
     return finish(faults, arguments.output)
 
 
-def find_images(source: str) -> Iterator[tuple[Path, Path]]:
-    """The images of a source, each with the name that it has within it; ValueError where there is none."""
+def find_images(source: str, *, but: Path) -> Iterator[tuple[Path, Path]]:
+    """The images of a source, each with the name that it has within it; ValueError where there is none.
+
+    What lies in the folder `but` is left out: the drawings of an earlier run.
+    """
     path = Path(source)
     if path.is_dir():
-        found = sorted(child for child in path.rglob("*") if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file())
+        images = (child for child in path.rglob("*") if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file())
+        found = sorted(child for child in images if path == but or but.resolve() not in child.resolve().parents)
         if not found:
             raise ValueError(f"{source}: no images in this folder; expected files such as .jpg or .png")
         yield from ((child, child.relative_to(path)) for child in found)
@@ -193,7 +197,7 @@ def finish(faults: Sequence[str], output: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     config = read_settings(arguments.settings)
-    return score(arguments, config) if arguments.labels else find(arguments, config)
+    return score(arguments, config) if arguments.labels else find(arguments, config.test)
 
 
 if __name__ == "__main__":

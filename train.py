@@ -18,11 +18,11 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from config import PRESETS, Config, from_dict, load_config, override, to_dict
+from config import PRESETS, Config, from_dict, load_config, to_dict
 from data.dataset import FaceDataset
 from data.loader import Batch, epoch_loader
 from data.synthetic import draw_set
-from detector.engine import evaluate, learning_rate, train_one_epoch
+from detector.engine import evaluate, full_rate, learning_rate, train_one_epoch
 from detector.face_detector import FaceDetector
 from detector.retinaface import RetinaFace
 from detector.weights import start_from
@@ -35,10 +35,10 @@ from utils.history import History, Row
 from utils.images import write_image
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, run_script
 from utils.structures import Detections, Photo, Target
-from utils.visualize import contact_sheet, draw_cell
+from utils.visualize import FIRST_IMAGES, contact_sheet, draw_cell
 
-FIRST_IMAGES = 4    # validation images on detections.png
 DRY_STEPS = 2
+# What a resumed run shares with the run before, besides all of model, loss and augmentation; workers and the like may differ.
 MUST_MATCH = ("data.train", "data.val", "data.images", "data.synthetic", "data.size", "train.batch_size", "train.seed")
 
 
@@ -61,18 +61,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 class Run:
     """A training run: the parts it is built of, and where it stands. `checkpoint` is one to go on from."""
 
-    def __init__(self, config: Config, output: Path, checkpoint: dict[str, Any] | None = None):
+    def __init__(self, config: Config, output: Path, *, preset: str, checkpoint: dict[str, Any] | None = None):
         self.config = config
         self.output = output
+        self.preset = preset
         self.device = pick_device(config.train.device)
         self.dtype = pick_dtype(config.train.precision, self.device)
-        self.train_set, self.val_set = make_datasets(config, output)
-        self.steps_per_epoch = math.ceil(len(self.train_set) / config.train.batch_size)
-        self.total_steps = config.train.epochs * self.steps_per_epoch
-        self.step = 0    # iterations done
-        self.best: Row = {}
-        self.faults: set[str] = set()    # images that could not be read
-
         torch.manual_seed(config.train.seed)
         model, self.heads_anew = make_model(config, fresh=checkpoint is None)
         self.model: RetinaFace = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,6 +75,14 @@ class Run:
             self.model.parameters(), lr=config.train.lr, momentum=config.train.momentum, weight_decay=config.train.weight_decay
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.train_set, self.val_set = make_datasets(config, output, draw_anew=checkpoint is None)
+        self.steps_per_epoch = math.ceil(len(self.train_set) / config.train.batch_size)
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        self.step = 0    # iterations done
+        self.seconds = 0.0    # spent on the epoch at hand
+        self.best: Row = {}
+        self.faults: set[str] = set()    # images that could not be read
+        self.outside = 0    # boxes that reach beyond their photo, seen in the first epoch
         has_landmark_loss = config.model.landmarks and config.loss.landmark_weight
         loss_names = ["class", "box", "landmark"] if has_landmark_loss else ["class", "box"]
         self.history = History(output, loss_names, checkpoint["history"] if checkpoint else None)
@@ -92,8 +94,12 @@ class Run:
         with whole_file(self.output / "config.yaml") as partial:
             partial.write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False), encoding="utf-8")
         self.history.start()
-        while self.step < self.total_steps and not self._should_stop(stop):
-            self._train_epoch(stop)
+        while not self._should_stop(stop) and (self._epoch_is_open() or self.step < self.total_steps):
+            if not self._epoch_is_open():
+                self._train_epoch(stop)
+            if self._epoch_is_open():
+                self._finish_epoch(stop)
+        self._warn_outside()
         self.history.finish(**self._place())
 
     def try_out(self) -> None:
@@ -104,20 +110,23 @@ class Run:
         print(self)
 
         def after_step(step: int, losses: dict[str, Tensor]) -> bool:
+            self.step = step
             print(f"iteration {step}: {format_losses({name: float(loss) for name, loss in losses.items()})}")
             return step >= DRY_STEPS
 
-        self._run_steps(after_step)
+        while self.step < DRY_STEPS:
+            self._run_steps(after_step)
 
     def _train_epoch(self, stop: StopRequest) -> None:
         """Train to the end of the epoch, or a stop inside it, and save."""
         epoch, first = divmod(self.step, self.steps_per_epoch)
         title = f"epoch {epoch + 1}/{self.config.train.epochs}"
         bar = tqdm(total=self.steps_per_epoch, initial=first, desc=title, unit="step", disable=None, leave=False)
-        started = time.monotonic()
+        started = time.monotonic() - self.seconds
 
         def after_step(step: int, losses: dict[str, Tensor]) -> bool:
             self.step = step
+            self.seconds = time.monotonic() - started
             self.history.add(losses)
             bar.update()
             if step % self.config.train.log_every == 0:
@@ -130,8 +139,6 @@ class Run:
 
         with bar:
             self._run_steps(after_step)
-        if self.step % self.steps_per_epoch == 0:
-            self._finish_epoch(title, time.monotonic() - started)
         self._save()
 
     def _run_steps(self, after_step: Callable[[int, dict[str, Tensor]], bool]) -> None:
@@ -170,24 +177,32 @@ class Run:
         return {"epoch": last // self.steps_per_epoch + 1, "step": self.step, "lr": self._learning_rate(last)}
 
     def _should_stop(self, stop: StopRequest) -> bool:
-        return stop.requested or 0 < self.config.train.max_steps <= self.step
+        return stop.requested or (0 < self.config.train.max_steps <= self.step and not self._epoch_is_open())
 
-    def _finish_epoch(self, title: str, seconds: float) -> None:
-        """Measure, keep the best, and write a row of the history."""
-        row = {**self._place(), **self.history.epoch_means(), "seconds": round(seconds, 2)}
-        self._check_finite(row)
-        line = f"{title}: {format_losses(row)}"
-        epoch = row["epoch"]
-        if self.val_set is not None and (epoch % self.config.train.validate_every == 0 or epoch == self.config.train.epochs):
-            row["ap50"] = self._validate(self.val_set)
+    def _epoch_is_open(self) -> bool:
+        """Whether the last iteration of an epoch is done, and its measuring is not."""
+        return self.step > 0 and self.step % self.steps_per_epoch == 0 and self.history.since_epoch.count > 0
+
+    def _finish_epoch(self, stop: StopRequest) -> None:
+        """Measure, keep the best, and write a row of the history; a stop leaves that to the run that is resumed."""
+        epoch, epochs = self.step // self.steps_per_epoch, self.config.train.epochs
+        row = {**self._place(), **self.history.since_epoch.means(), "seconds": round(self.seconds, 2)}
+        line = f"epoch {epoch}/{epochs}: {format_losses(row)}"
+        if self.val_set is not None and (epoch % self.config.train.validate_every == 0 or epoch == epochs):
+            row["ap50"] = self._validate(self.val_set, stop)
             line += f", AP50 {row['ap50']:.4f}"
+        if stop.requested:
+            return
+        self._warn_outside()
         self.history.end_epoch(row)
         self.history.draw()
         self._keep_best(row)
-        print(f"{line}, {seconds:.0f} s", flush=True)
+        print(f"{line}, {self.seconds:.0f} s", flush=True)
+        self.seconds = 0.0
+        self._save()
 
-    def _validate(self, dataset: FaceDataset) -> float:
-        """AP50 on a set, whose first images are drawn."""
+    def _validate(self, dataset: FaceDataset, stop: StopRequest) -> float:
+        """AP50 on a set, whose first images are drawn; over a part of it where a stop is requested."""
         drawn: list[Image] = []
 
         def see(photo: Photo, detections: Detections) -> None:
@@ -195,7 +210,8 @@ class Run:
                 drawn.append(draw_cell(photo.image, detections.above(self.config.test.draw_confidence)))
 
         photos = tqdm(dataset.photos(), desc="validating", total=len(dataset), unit="image", disable=None, leave=False)
-        evaluation = evaluate(FaceDetector(self.model, self.config.test).detect, photos, see=see)
+        until_stop = (photo for number, photo in enumerate(photos) if not stop.requested or not number)
+        evaluation = evaluate(FaceDetector(self.model, self.config.test).detect, until_stop, see=see)
         self._warn(evaluation.faults)
         write_image(self.output / "detections.png", contact_sheet(drawn))
         return float(evaluation.metrics["ap50"])
@@ -216,7 +232,15 @@ class Run:
 
     def _note_faults(self, batch: Batch) -> Batch:
         self._warn(batch.faults)
+        if self.step < self.steps_per_epoch:
+            self.outside += batch.outside
         return batch
+
+    def _warn_outside(self) -> None:
+        """Once, when the first epoch has shown every image."""
+        if self.outside:
+            warnings.warn(f"{self.outside} boxes reach beyond their image and are clipped to it, or dropped outside it", stacklevel=2)
+            self.outside = 0
 
     def _warn(self, faults: Sequence[str]) -> None:
         """Each fault once."""
@@ -230,9 +254,16 @@ class Run:
         return {"config": to_dict(self.config), "model": self.model.state_dict()}
 
     def _save(self) -> None:
+        """Write last.pth, unless it would hold what is no number: the one before is worth more then."""
+        if self.history.since_row.count:
+            self._check_finite(self.history.since_row.means())
+        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+            raise ValueError(f"a weight is not finite after iteration {self.step}; the last checkpoint is kept; try a lower train.lr")
         state = {
             **self._model_state(),
+            "preset": self.preset,
             "step": self.step,
+            "seconds": self.seconds,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
@@ -243,16 +274,16 @@ class Run:
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        self.step, self.best = checkpoint["step"], checkpoint["best"]
+        if checkpoint["scaler"]:    # empty where the run before needed none
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        self.step, self.seconds, self.best = checkpoint["step"], checkpoint["seconds"], checkpoint["best"]
 
     def __str__(self) -> str:
         faces = sum(len(record) for record in self.train_set.records)
         train = self.config.train
-        rate = train.lr * train.batch_size / train.lr_batch_size if train.scale_lr else train.lr
         return (
             f"{len(self.train_set):,} images with {faces:,} faces, {self.steps_per_epoch:,} steps of {train.batch_size} an epoch, "
-            f"{train.epochs} epochs, learning rate {rate:g}, on {self.device} in {str(self.dtype).removeprefix('torch.')}"
+            f"{train.epochs} epochs, learning rate {full_rate(train):g}, on {self.device} in {str(self.dtype).removeprefix('torch.')}"
         )
 
 
@@ -264,25 +295,24 @@ def make_model(config: Config, *, fresh: bool) -> tuple[RetinaFace, list[str]]:
     return model, start_from(model, config.model.weights) if fresh and config.model.weights else []
 
 
-def make_datasets(config: Config, output: Path) -> tuple[FaceDataset, FaceDataset | None]:
-    """The training set and, where there is one, the validation set; drawn ones are drawn into the run's folder once."""
+def make_datasets(config: Config, output: Path, *, draw_anew: bool) -> tuple[FaceDataset, FaceDataset | None]:
+    """The training set and, where there is one, the validation set; drawn ones are drawn into the run's folder."""
     train, val = config.data.train, config.data.val
-    if config.data.synthetic:
-        train = (draw_once(output / "data" / "train", images=config.data.synthetic, size=config.data.size, seed=0),)
-        val = (draw_once(output / "data" / "val", images=math.ceil(config.data.synthetic / 4), size=config.data.size, seed=1),)
+    if not train and config.data.synthetic:
+        for part, images, seed in (("train", config.data.synthetic, 0), ("val", math.ceil(config.data.synthetic / 4), 1)):
+            folder = output / "data" / part
+            if draw_anew or not (folder / "label.txt").exists():
+                print(f"drawing {images:,} images into {folder}", flush=True)
+                draw_set(folder, images=images, size=config.data.size, seed=seed)
+        train = (str(output / "data" / "train" / "label.txt"),)
+        val = val or (str(output / "data" / "val" / "label.txt"),)
     if not train:
         raise ValueError("data.train: expected label files, found none; see --preset demo, or data.train=widerface/train/label.txt")
     return make_dataset(train, config), make_dataset(val, config) if val else None
 
 
-def draw_once(folder: Path, *, images: int, size: int, seed: int) -> str:
-    """The label file of a drawn set, drawn if it is not there yet."""
-    label = folder / "label.txt"
-    return str(label if label.exists() else draw_set(folder, images=images, size=size, seed=seed))
-
-
 def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:
-    """The images of some label files; ValueError where none of them exists."""
+    """The images of some label files; ValueError where none of them can be read."""
     dataset = FaceDataset(
         labels,
         images=config.data.images,
@@ -291,8 +321,7 @@ def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:
         fill=config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1],
         seed=config.train.seed,
     )
-    if not any(path.exists() for path in dataset.paths):
-        raise ValueError(f"no image readable of {len(dataset)}: {dataset.paths[0]}: no such image; data.images names their folder")
+    dataset.check_readable()
     return dataset
 
 
@@ -304,8 +333,9 @@ def find_checkpoint(output: Path, *, resume: bool) -> dict[str, Any] | None:
     """The checkpoint to go on from, or None to start anew; ValueError where that would write over another run."""
     last, previous = output / "last.pth", output / "previous.pth"
     if not resume:
-        if last.exists():
-            raise ValueError(f"{last}: a run is there already; add --resume to go on with it, or name another --output")
+        for path in (last, previous):
+            if path.exists():
+                raise ValueError(f"{path}: a run is there already; add --resume to go on with it, or name another --output")
         return None
     if last.exists():
         try:
@@ -320,18 +350,26 @@ def find_checkpoint(output: Path, *, resume: bool) -> dict[str, Any] | None:
 def read_run(path: Path) -> dict[str, Any]:
     """The checkpoint of a run; ValueError where the file is none."""
     checkpoint = read_checkpoint(path)
-    if not {"config", "model", "optimizer", "scaler", "step", "best", "history"} <= set(checkpoint):
+    if not {"config", "preset", "model", "optimizer", "scaler", "step", "seconds", "best", "history"} <= set(checkpoint):
         raise ValueError(f"{path}: expected the checkpoint of a run, found {', '.join(map(str, list(checkpoint)[:3]))}")
     return checkpoint
 
 
-def check_same_run(config: Config, saved: Config, output: Path) -> None:
-    """ValueError that names the first setting in which a resumed run differs where it must not: the model, the data, their order."""
+def settings_to_go_on_with(checkpoint: dict[str, Any], arguments: argparse.Namespace, output: Path) -> Config:
+    """The settings of a run, under those of this command; ValueError that names the first one that must not differ, and does."""
+    source = output / "last.pth"
+    if arguments.preset not in (None, checkpoint["preset"]):
+        raise ValueError(f"--preset: {source} was trained with {checkpoint['preset']!r}, found {arguments.preset!r}")
+    saved = from_dict(checkpoint["config"], source=f"{source}: ")
+    # Where the run was told to stop is no reason to stop there again.
+    config = load_config(replace(saved, train=replace(saved.train, max_steps=0)), file=arguments.config, overrides=arguments.settings)
     ours, theirs = to_dict(config), to_dict(saved)
-    for key in [*MUST_MATCH, *(f"model.{name}" for name in ours["model"])]:
+    whole_sections = [f"{section}.{name}" for section in ("model", "loss", "augmentation") for name in ours[section]]
+    for key in [*MUST_MATCH, *whole_sections]:
         section, name = key.split(".")
         if ours[section][name] != theirs[section][name]:
-            raise ValueError(f"{key}: {output / 'last.pth'} was trained with {theirs[section][name]!r}, found {ours[section][name]!r}")
+            raise ValueError(f"{key}: {source} was trained with {theirs[section][name]!r}, found {ours[section][name]!r}")
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -340,16 +378,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(preset, file=arguments.config, overrides=arguments.settings)
     if arguments.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            Run(config, Path(folder)).try_out()
+            Run(config, Path(folder), preset=preset).try_out()
         return DONE
     output = arguments.output or Path("weights") / preset
     checkpoint = find_checkpoint(output, resume=arguments.resume)
     if checkpoint is not None:
-        saved = from_dict(checkpoint["config"], source=f"{output / 'last.pth'}: ")
-        if arguments.preset is None and arguments.config is None:
-            config = override(saved, arguments.settings)
-        check_same_run(config, saved, output)
-    run = Run(config, output, checkpoint)
+        config, preset = settings_to_go_on_with(checkpoint, arguments, output), checkpoint["preset"]
+    run = Run(config, output, preset=preset, checkpoint=checkpoint)
     print(run)
     if run.heads_anew:
         print(f"{config.model.weights}: {', '.join(run.heads_anew)} did not fit and starts from random weights")

@@ -77,10 +77,10 @@ def random_crop(
         if not holds_one.any():
             return pad_to_square(image, fill), faces
         chosen = int(holds_one.argmax())
-    return crop(image, faces, int(left[chosen]), int(top[chosen]), int(sides[chosen]))
+    return crop(image, faces, left=int(left[chosen]), top=int(top[chosen]), side=int(sides[chosen]))
 
 
-def crop(image: Image, faces: Faces, left: int, top: int, side: int) -> tuple[Image, Faces]:
+def crop(image: Image, faces: Faces, *, left: int, top: int, side: int) -> tuple[Image, Faces]:
     """The square of that place, and the faces whose centre lies in it; points outside turn invalid."""
     corner = np.array([left, top], dtype=np.float32)
     centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - corner

@@ -21,12 +21,14 @@ from utils.structures import Photo, Target
 
 
 class Sample(NamedTuple):
-    """One training image (3,S,S) uint8, its faces in pixels of it, its file, and what was wrong with images that it stands in for."""
+    """One training image (3,S,S) uint8, its faces in pixels of it, its file, what was wrong with images that it stands in for, and
+    how many of its boxes reached beyond the photo."""
 
     image: Tensor
     target: Target
     path: str
     faults: tuple[str, ...]
+    outside: int
 
 
 class FaceDataset(Dataset[Sample]):
@@ -36,7 +38,8 @@ class FaceDataset(Dataset[Sample]):
     on the worker that makes it nor on where a run was resumed. `image(index)` and `target(index)` are the photo and its faces as
     labelled. `imgs_path` and `words` show the set as a list of paths and, for each image, rows of the numbers in the file.
 
-    Boxes without area are dropped and boxes that leave their image clipped, the former with one warning that gives their number.
+    Boxes without area are dropped, with one warning that gives their number. Boxes that reach beyond their photo are clipped to it
+    in a sample, and dropped where nothing is left; each sample says how many.
     """
 
     def __init__(
@@ -78,6 +81,10 @@ class FaceDataset(Dataset[Sample]):
         records = self.records if index is None else [self.records[index]]
         return np.concatenate([record.as_rows() for record in records])
 
+    def check_readable(self) -> None:
+        """ValueError that names the first image where none of them can be read; stops at the first that can."""
+        self._readable(0)
+
     def image(self, index: int) -> Image:
         """The photo (H,W,3) BGR in the raster that its labels are for; FileNotFoundError or ValueError that names its file."""
         return read_image(self.paths[index], turn=False)
@@ -103,10 +110,13 @@ class FaceDataset(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, index))
         image, index, faults = self._readable(index)
         height, width = image.shape[:2]
-        faces = clip(self._faces(index), width, height)
+        labelled = self._faces(index)
+        faces = clip(labelled, width, height)
+        beyond = (labelled.boxes[:, :2] < 0) | (labelled.boxes[:, 2:] > (width, height))    # (N, 2)
+        outside = 0 if faults else int(beyond.any(axis=1).sum())    # a stand-in counts its own in its own place
         image, faces = augment(image, faces, size=self.size, config=self.augmentation, fill=self.fill, rng=rng)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return Sample(pixels, _to_target(faces), str(self.paths[index]), faults)
+        return Sample(pixels, _to_target(faces), str(self.paths[index]), faults, outside)
 
     def _readable(self, index: int) -> tuple[Image, int, tuple[str, ...]]:
         """The photo, or the next one that can be read: a damaged file must not stop a run of days, nor shift the others' labels."""
@@ -116,7 +126,7 @@ class FaceDataset(Dataset[Sample]):
                 return self.image(other), other, tuple(faults)
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
-        raise ValueError(f"no image readable of {len(self)}: {faults[0]}")
+        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
 
     def _faces(self, index: int) -> Faces:
         record = self.records[index]

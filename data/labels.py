@@ -13,6 +13,7 @@ from utils.arrays import BoolArray, FloatArray
 POINTS = 5
 # x y w h, then five (x y flag), then one last number; the shorter rows leave out what is at the end.
 ROW_LENGTHS = (4, 5, 19, 20)
+LARGEST = 1e9    # pixels; what float32 still holds apart by less than an image
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FaceRecord:
 
     @property
     def has_area(self) -> BoolArray:
-        """Which boxes (N,) have a positive width and height; a NaN has none."""
+        """Which boxes (N,) have a positive width and height."""
         return (self.boxes[:, 2] > self.boxes[:, 0]) & (self.boxes[:, 3] > self.boxes[:, 1])
 
     def as_rows(self) -> FloatArray:
@@ -86,9 +87,12 @@ def _numbers(line: str, place: str) -> NDArray[np.float64]:
     if len(parts) not in ROW_LENGTHS:
         raise ValueError(f"{place}: expected 4, 5, 19 or 20 numbers, found {len(parts)}")
     try:
-        return np.array(parts, dtype=np.float64)
+        numbers = np.array(parts, dtype=np.float64)
     except ValueError:
         raise ValueError(f"{place}: expected numbers, found {line[:40]!r}") from None
+    if not (np.abs(numbers) < LARGEST).all():    # nor is NaN
+        raise ValueError(f"{place}: expected numbers below {LARGEST:g}, found {line[:40]!r}")
+    return numbers
 
 
 def _record(source: str, path: str, line: int, words: list[NDArray[np.float64]]) -> FaceRecord:
@@ -98,7 +102,7 @@ def _record(source: str, path: str, line: int, words: list[NDArray[np.float64]])
     for face, row in enumerate(words):
         if len(row) >= 19:
             landmarks[face] = row[4:19].reshape(POINTS, 3)[:, :2]
-    has_landmarks = (landmarks >= 0).all(axis=2) & np.isfinite(landmarks).all(axis=2)
+    has_landmarks = np.logical_and.reduce(landmarks >= 0, axis=2)
     return FaceRecord(
         path=path,
         source=source,
@@ -111,10 +115,14 @@ def _record(source: str, path: str, line: int, words: list[NDArray[np.float64]])
     )
 
 
+def image_folder(record: FaceRecord, images: str | Path | None) -> Path:
+    """The folder of a record's image: `images`, or images/ beside the label file."""
+    return Path(images) if images is not None else Path(record.source).parent / "images"
+
+
 def image_path(record: FaceRecord, images: str | Path | None) -> Path:
-    """Where the image of a record lies: in `images`, or in images/ beside the label file."""
-    folder = Path(images) if images is not None else Path(record.source).parent / "images"
-    return folder / record.path
+    """Where the image of a record lies in its `image_folder`."""
+    return image_folder(record, images) / record.path
 
 
 def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
@@ -130,7 +138,7 @@ def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
         parts = line.rsplit(maxsplit=2)
         if not parts:
             continue
-        if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts[1:]):
             raise ValueError(f"{path}:{number}: expected 'name width height', found {line[:40]!r}")
         sizes[parts[0]] = int(parts[1]), int(parts[2])
     return sizes

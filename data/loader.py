@@ -17,12 +17,14 @@ from utils.structures import Target
 
 
 class Batch(NamedTuple):
-    """images (B,3,S,S) uint8, a Target for each, their files, and the faults of files that could not be read."""
+    """images (B,3,S,S) uint8, a Target for each, their files, the faults of files that could not be read, and how many boxes
+    reached beyond their photo."""
 
     images: Tensor
     targets: list[Target]
     paths: list[str]
     faults: list[str]
+    outside: int
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -60,14 +62,18 @@ def epoch_loader(
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples as one batch; an image without faces keeps its place."""
-    images, targets, paths, faults = zip(*samples, strict=True)
-    return Batch(torch.stack(images), list(targets), list(paths), [fault for each in faults for fault in each])
+    images, targets, paths, faults, outside = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(targets), list(paths), [fault for each in faults for fault in each], sum(outside))
 
 
 def _start_worker(worker: int) -> None:
-    """A worker works alone on its core, and leaves Ctrl-C to the training process, which finishes its iteration first."""
+    """A worker works alone on its core, and leaves signals to the training process, which finishes its iteration first.
+
+    Without that a signal to the whole process group, as Ctrl-C and most schedulers send it, would take the batches away.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -101,7 +101,7 @@ def chi_square_quantile(freedom: int) -> float:
 def describe_uniformity(statistics: Statistics) -> str:
     """One sentence on whether the faces are uniformly distributed over their images."""
     if statistics.positions is None or "uniformity" not in statistics.numbers:
-        return "Whether the faces are uniformly distributed is not known: no image size is."
+        return "Whether the faces are uniformly distributed is not known: no face has its centre in an image of known size."
     figures = statistics.numbers["uniformity"]
     counts = statistics.positions
     chi_square, limit = figures["chi_square"], figures["critical_value"]
@@ -117,6 +117,4 @@ def describe_uniformity(statistics: Statistics) -> str:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """NaN sizes, which only a damaged label has, are left out."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else 0.0
+    return float(values.mean()) if values.size else 0.0

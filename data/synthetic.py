@@ -66,7 +66,7 @@ def draw_image(rng: np.random.Generator, size: int = IMAGE_SIZE) -> tuple[Image,
         box = np.concatenate([centre - half, centre + half]).astype(np.float32)
         if any(_touch(box, other) for other in boxes):
             continue
-        draw_face(image, rng, centre, axes, turn)
+        _draw_face(image, rng, centre, axes, turn)
         boxes.append(box)
         landmarks.append((centre + FEATURES * axes @ turn.T).astype(np.float32))
     noise = rng.normal(0, rng.uniform(0, 8), image.shape)
@@ -112,7 +112,7 @@ def _color(rng: np.random.Generator) -> tuple[int, int, int]:
     return int(blue), int(green), int(red)
 
 
-def draw_face(image: Image, rng: np.random.Generator, centre: FloatArray, axes: FloatArray, turn: FloatArray) -> None:
+def _draw_face(image: Image, rng: np.random.Generator, centre: FloatArray, axes: FloatArray, turn: FloatArray) -> None:
     """Paint a face into an image: an ellipse with those half axes (2,), turned by a rotation (2,2), with hair, eyes, nose, mouth."""
     corner = np.floor(centre - axes.max() - 1).astype(int)
     side = int(np.ceil(2 * axes.max() + 3))
@@ -173,7 +173,7 @@ class _Painter:
     def glasses(self, color: tuple[int, int, int]) -> None:
         thickness = max(1, int(self.axes[0] * 0.06))
         frames = [self.outline(eye, (0.28, 0.2)) for eye in FEATURES[:2]]
-        cv2.polylines(self.canvas, frames, True, color, thickness, cv2.LINE_AA, shift=4)
+        cv2.polylines(self.canvas, frames, isClosed=True, color=color, thickness=thickness, lineType=cv2.LINE_AA, shift=4)
 
 
 def _dark(rng: np.random.Generator) -> tuple[int, int, int]:

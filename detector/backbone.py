@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -64,8 +65,8 @@ def _separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
 def build_backbone(name: str, *, return_layers: Sequence[str], weights: str | None = None) -> IntermediateLayerGetter:
     """A backbone that turns images (B,3,H,W) into a dict of levels, one for each of `return_layers`, finest first.
 
-    `weights` is a file of ImageNet weights, "default" for those torchvision fetches, or None. ValueError for a layer the backbone
-    does not have, for weights of another network, and for a download that failed, with the file to fetch by hand.
+    `weights` is a file of ImageNet weights, "default" for those torchvision fetches, or None. ValueError for layers that are not
+    some of its stages in order, for weights of another network, and for a download that failed, with the file to fetch by hand.
     """
     network = MobileNetV1() if name == "mobilenet0.25" else torchvision.models.get_model(name, weights=None)
     if weights is not None:
@@ -76,16 +77,20 @@ def build_backbone(name: str, *, return_layers: Sequence[str], weights: str | No
             state = {rename_published_stage(key): value for key, value in state.items()}
         match_keys(state, own, source=weights)
         network.load_state_dict(state, strict=False)
-    children = [child for child, _ in network.named_children() if child != "fc"]
-    unknown = [layer for layer in return_layers if layer not in children]
-    if unknown:
-        raise ValueError(f"model.return_layers: {name} has no layer {unknown[0]!r}, it has {', '.join(children)}")
+    stages = stages_of(name)
+    if list(return_layers) != [stage for stage in stages if stage in return_layers]:
+        raise ValueError(f"model.return_layers: expected some of {', '.join(stages)} in this order, found {', '.join(return_layers)}")
     return IntermediateLayerGetter(network, {layer: layer for layer in return_layers})
 
 
+def stages_of(name: str) -> tuple[str, ...]:
+    """The names of a backbone's stages, of stride 4, 8, 16 and 32."""
+    return tuple(MobileNetV1.STAGES) if name == "mobilenet0.25" else ("layer1", "layer2", "layer3", "layer4")
+
+
 def last_stages(name: str, count: int) -> tuple[str, ...]:
-    """The names of a backbone's last `count` stages, the coarsest of stride 32; ValueError where it has fewer than that."""
-    stages = tuple(MobileNetV1.STAGES) if name == "mobilenet0.25" else ("layer1", "layer2", "layer3", "layer4")
+    """The names of a backbone's last `count` stages; ValueError where it has fewer than that."""
+    stages = stages_of(name)
     if count > len(stages):
         raise ValueError(f"model.min_sizes: {count} lists of sizes, but {name} has only the levels {', '.join(stages)}")
     return stages[-count:]
@@ -103,11 +108,11 @@ def levels_of(backbone: IntermediateLayerGetter) -> list[Level]:
 
 def rename_published_stage(key: str) -> str:
     """A key of the published MobileNetV1, whose stage1 is the stem and the first stage here."""
-    stage, _, rest = key.partition(".")
-    if stage != "stage1":
+    found = re.fullmatch(r"stage1\.(\d+)\.(.+)", key)
+    if not found:
         return key
-    block, _, rest = rest.partition(".")
-    return f"stem.{block}.{rest}" if int(block) < 4 else f"stage1.{int(block) - 4}.{rest}"
+    block, rest = int(found[1]), found[2]
+    return f"stem.{block}.{rest}" if block < 4 else f"stage1.{block - 4}.{rest}"
 
 
 def _fetch(name: str) -> dict[str, Tensor]:

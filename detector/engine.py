@@ -65,9 +65,14 @@ def train_one_epoch(
             return
 
 
+def full_rate(config: TrainConfig) -> float:
+    """The learning rate that warm-up rises to, scaled with the batch where `scale_lr` is on."""
+    return config.lr * (config.batch_size / config.lr_batch_size if config.scale_lr else 1)
+
+
 def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int) -> float:
     """The learning rate of a step, counted from 0: a linear warm-up, then falls by 10 at the milestones or along half a cosine."""
-    rate = config.lr * (config.batch_size / config.lr_batch_size if config.scale_lr else 1)
+    rate = full_rate(config)
     if config.schedule == "cosine":
         rate *= (1 + math.cos(math.pi * step / (config.epochs * steps_per_epoch))) / 2
     else:

@@ -20,6 +20,8 @@ from utils.devices import pick_device, pick_dtype
 from utils.nms import nms
 from utils.structures import Detections, Predictions
 
+MOST_PIXELS = 2**28    # of a resized image; a network on more than that asks for hundreds of gigabytes
+
 
 class FaceDetector:
     """Find the faces in images: resize, forward, threshold, decode, NMS.
@@ -70,7 +72,7 @@ class FaceDetector:
         boxes, logits = predictions.boxes[0].float(), predictions.logits[0].float()
         scores = torch.sigmoid(logits[:, 1] - logits[:, 0])    # (P,)
         # Most priors see no face: what is dropped here need not be decoded.
-        candidates = torch.nonzero(scores > self.config.confidence)[:, 0]
+        candidates = torch.nonzero(scores >= self.config.confidence)[:, 0]
         order = scores[candidates].argsort(descending=True, stable=True)[: self.config.top_k]
         candidates = candidates[order]
         scores, priors = scores[candidates], priors[candidates]
@@ -93,13 +95,16 @@ class FaceDetector:
 def resize(image: Image, size: str) -> Image:
     """An image as `test.size` asks: original, x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most).
 
-    The aspect ratio is kept to the pixel; enlarging and shrinking are bilinear, as in the published protocols.
+    The aspect ratio is kept to the pixel; enlarging and shrinking are bilinear, as in the published protocols. ValueError for an
+    image that would have more than 2^28 pixels.
     """
     height, width = image.shape[:2]
     factor = _factor(size, min(height, width), max(height, width))
     if factor == 1:
         return image
     new = max(1, round(width * factor)), max(1, round(height * factor))
+    if new[0] * new[1] > MOST_PIXELS:
+        raise ValueError(f"test.size={size}: {width} x {height} pixels would become {new[0]} x {new[1]}, expected at most {MOST_PIXELS:,}")
     return np.asarray(cv2.resize(image, new, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 

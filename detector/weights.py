@@ -54,11 +54,13 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """How to build the model in a weights file, and its weights by name."""
     checkpoint = read_checkpoint(path)
     if "config" in checkpoint and "model" in checkpoint:
+        if not isinstance(checkpoint["config"], Mapping):
+            raise ValueError(f"{path}: expected settings under 'config', found {checkpoint['config']!r:.40}")
         config = from_dict(checkpoint["config"], source=f"{path}: ").model
         # They only say where that model's training started.
         return replace(config, weights=None, backbone_weights=None), state_dict_of(checkpoint["model"], source=path)
     state = state_dict_of(checkpoint, source=path)
-    if "fpn.output1.0.weight" not in state:
+    if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
     return published_config(state), {published_name(name): value for name, value in state.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 import torchvision.ops as ops
 from torch import Tensor
@@ -17,7 +18,7 @@ ClassLoss = Literal["mining", "focal"]
 def box_loss(kind: BoxLoss, offsets: Tensor, boxes: Tensor, priors: Tensor) -> Tensor:
     """Loss (...,P) of predicted offsets (...,P,4) against the boxes (...,P,4) xyxy that priors (P,4) cxcywh must find.
 
-    smooth_l1 sums over the four offsets, as published; the others compare decoded boxes and lie within [0, 2.x]. Plain `iou` is flat,
+    smooth_l1 sums over the four offsets, as published; the others compare decoded boxes and start at 0. Plain `iou` is flat,
     so without a gradient, where two boxes do not touch; giou (arXiv 1902.09630) adds the empty part of the box around both, diou and
     ciou (arXiv 1911.08287) the distance of the centres, and ciou the aspect ratio, so that these pull from afar too.
     """
@@ -35,9 +36,12 @@ def box_loss(kind: BoxLoss, offsets: Tensor, boxes: Tensor, priors: Tensor) -> T
 
 
 def _iou_loss(a: Tensor, b: Tensor) -> Tensor:
-    low, high = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
+    ax1, ay1, ax2, ay2 = a.unbind(-1)
+    bx1, by1, bx2, by2 = b.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    intersection = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
     return 1 - intersection / union
 
 

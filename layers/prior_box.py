@@ -36,11 +36,14 @@ class PriorBox:
 def _priors(
     height: int, width: int, min_sizes: tuple[tuple[float, ...], ...], steps: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    levels = []
-    for sizes, step in zip(min_sizes, steps, strict=True):
-        rows = (torch.arange(-(-height // step), device=device) + 0.5) * step
-        columns = (torch.arange(-(-width // step), device=device) + 0.5) * step
-        side = torch.tensor(sizes, device=device, dtype=torch.float32)
-        cy, cx, size = torch.meshgrid(rows, columns, side, indexing="ij")    # (rows, columns, sizes) each
-        levels.append(torch.stack([cx, cy, size, size], dim=-1).reshape(-1, 4))
-    return torch.cat(levels)
+    # An inference tensor in the cache would break a training step that comes across it later.
+    with torch.inference_mode(False):
+        return torch.cat([_level(height, width, sizes, step, device) for sizes, step in zip(min_sizes, steps, strict=True)])
+
+
+def _level(height: int, width: int, sizes: tuple[float, ...], step: int, device: torch.device) -> Tensor:
+    rows = (torch.arange(-(-height // step), device=device) + 0.5) * step
+    columns = (torch.arange(-(-width // step), device=device) + 0.5) * step
+    side = torch.tensor(sizes, device=device, dtype=torch.float32)
+    cy, cx, size = torch.meshgrid(rows, columns, side, indexing="ij")    # (rows, columns, sizes) each
+    return torch.stack([cx, cy, size, size], dim=-1).reshape(-1, 4)

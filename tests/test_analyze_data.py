@@ -57,6 +57,14 @@ def test_without_images_the_rest_is_still_measured(tmp_path: Path, run: RunScrip
     assert "whether boxes leave their image is not known" in result.out
 
 
+def test_images_may_lie_elsewhere(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    shutil.copy(drawn_set, tmp_path / "moved.txt")
+    for number, words in enumerate((["--images", drawn_set.parent / "images"], [f"data.images={drawn_set.parent / 'images'}"])):
+        assert run("analyze_data", tmp_path / "moved.txt", *words, "--output", tmp_path / str(number)).code == 0
+        statistics = json.loads((tmp_path / str(number) / "statistics.json").read_text())
+        assert statistics["total"]["images_with_known_size"] == 12
+
+
 def test_unreadable_images_are_listed(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     shutil.copytree(drawn_set.parent, tmp_path / "set")
     (tmp_path / "set" / "images" / "drawn_0000.jpg").unlink()
@@ -70,11 +78,15 @@ def test_unreadable_images_are_listed(drawn_set: Path, tmp_path: Path, run: RunS
 def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     (tmp_path / "malformed.txt").write_text("# a.jpg\n1 2 3\n")
     (tmp_path / "sizes.txt").write_text("a.jpg wide high\n")
+    (tmp_path / "others.txt").write_text("other.jpg 10 10\n")
     for arguments, message in (
         (["no.txt"], "no.txt: no such label file"),
         ([tmp_path / "malformed.txt"], "malformed.txt:2: expected 4, 5, 19 or 20 numbers, found 3"),
         ([drawn_set, "--sizes", tmp_path / "sizes.txt"], "sizes.txt:1: expected 'name width height'"),
         ([], "the following arguments are required: LABELS"),
+        ([drawn_set, "--images", tmp_path / "nowhere"], "nowhere: no such folder of images"),
+        ([drawn_set, "--sizes", tmp_path / "others.txt"], "--sizes: names none of the 12 images, such as drawn_0000.jpg"),
+        ([drawn_set, "train.lr=1"], "train.lr=1: only data.images can be set here"),
     ):
         result = run("analyze_data", *arguments, "--output", tmp_path / "out")
         assert message in result.complaint

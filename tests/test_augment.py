@@ -80,7 +80,7 @@ def test_augmented_faces_lie_inside_and_keep_to_their_flags(seed: int, count: in
 def test_crop_drops_faces_by_their_centre_and_points_by_their_place() -> None:
     points = np.array([[[12.0, 12], [28, 12], [20, 20], [12, 28], [28, 28]], [[30.0, 30]] * 5])
     faces = make_faces([[10, 10, 30, 30], [22, 22, 40, 40]], points, ignore=[True, False])
-    _, moved = crop(np.zeros((50, 50, 3), np.uint8), faces, 5, 5, 20)
+    _, moved = crop(np.zeros((50, 50, 3), np.uint8), faces, left=5, top=5, side=20)
     assert moved.boxes.tolist() == [[5, 5, 20, 20]]
     assert moved.landmarks[0].tolist() == [[7, 7], [23, 7], [15, 15], [7, 23], [23, 23]]
     assert moved.has_landmarks.tolist() == [[True, False, True, False, False]]

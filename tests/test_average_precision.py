@@ -111,4 +111,5 @@ def test_landmark_figures_are_absent_where_there_is_nothing_to_compare() -> None
     assert landmark_metrics([without], [target], [match_detections(without, target)]) == {}
     blind = detect([], [], np.zeros((0, 5, 2), np.float32))
     targets = [target, make_target([])]
-    assert landmark_metrics([blind, blind], targets, [match_detections(blind, each) for each in targets]) == {}
+    assert landmark_metrics([blind, blind], targets, [match_detections(blind, each) for each in targets]) == {"matched": 0.0}
+    assert landmark_metrics([blind], [targets[1]], [match_detections(blind, targets[1])]) == {}

@@ -96,6 +96,7 @@ def test_boxes_without_area_are_dropped_with_one_warning_and_boxes_outside_clipp
         boxes = dataset[epoch, 0].target.boxes
         assert len(boxes) == 1
         assert float(boxes.min()) >= 0 and float(boxes.max()) <= 32.001
+        assert dataset[epoch, 0].outside == 1
 
 
 def test_unreadable_image_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def test_unreadable_image_is_named_and_replaced_by_the_next(tmp_path: Path) -> N
 def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png"])
     shutil.rmtree(tmp_path / "images")
-    with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image"):
-        FaceDataset([label], size=32)[0]
+    with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image; data.images names their folder"):
+        FaceDataset([label], size=32).check_readable()
 
 
 def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:

@@ -72,6 +72,13 @@ def test_sources_of_one_name_keep_their_own_pictures(tmp_path: Path, untrained: 
     assert [read_image(tmp_path / "out" / name, turn=False).shape[0] for name in names] == [20, 30, 40, 50]
 
 
+def test_drawings_of_an_earlier_run_are_no_sources(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    write_image(tmp_path / "photo.png", np.zeros((20, 20, 3), np.uint8))
+    for _ in range(2):
+        assert run("test", tmp_path, "--weights", untrained, "--output", tmp_path / "out").code == 0
+    assert files(tmp_path) == {"photo.png", "out/photo.png", "out/detections.jsonl"}
+
+
 def test_glob_names_its_files(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
     assert run("test", str(drawn_set.parent / "images" / "drawn_000[0-2].jpg"), "--weights", untrained, "--output", tmp_path).code == 0
     assert len(lines(tmp_path)) == 3
@@ -150,6 +157,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         ([image], "--weights: expected a checkpoint of train.py or published RetinaFace weights, found none"),
         ([*with_weights], "expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)"),
         ([image, "--labels", drawn_set, *with_weights], "expected either images to look at"),
+        ([image, "--images", tmp_path, *with_weights], "--images: names the folder of labelled images, so it goes with --labels"),
+        ([image, *with_weights, "test.size=x3000"], "test.size=x3000: 128 x 128 pixels would become 384000 x 384000, expected at most"),
         (["no.jpg", *with_weights], "no image readable of 1: no.jpg: no such image"),
         ([tmp_path / "text.jpg", *with_weights], "text.jpg: not a readable image"),
         ([tmp_path / "empty", *with_weights], "empty: no images in this folder"),

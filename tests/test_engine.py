@@ -52,7 +52,7 @@ class Scales:
 
 
 def batch(value: int) -> Batch:
-    return Batch(torch.full((2, 3, 4, 4), value, dtype=torch.uint8), [make_target([])] * 2, ["a", "b"], [])
+    return Batch(torch.full((2, 3, 4, 4), value, dtype=torch.uint8), [make_target([])] * 2, ["a", "b"], [], outside=0)
 
 
 def test_epoch_steps_along_the_sum_of_the_losses_at_the_rate_of_each_step() -> None:

@@ -64,7 +64,7 @@ def test_epoch_row_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     history = History(tmp_path, ["class"])
     history.start()
     history.add({"class": torch.tensor(2.0)})
-    history.end_epoch({"epoch": 1, "step": 1, "lr": 0.1, **history.epoch_means(), "seconds": 5.0})
+    history.end_epoch({"epoch": 1, "step": 1, "lr": 0.1, **history.since_epoch.means(), "seconds": 5.0})
     (row,) = rows(tmp_path / "history.csv")
     assert row == {"epoch": "1", "step": "1", "lr": "0.1", "class": "2.0", "total": "2.0", "ap50": "", "seconds": "5.0"}
     assert history.since_epoch.count == 0

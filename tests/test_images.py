@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -41,13 +43,39 @@ def test_turned_photo_is_turned_only_where_asked(tmp_path: Path) -> None:
     assert read_image(path, turn=True).shape == (30, 20, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"this is text", None], ids=["empty", "text", "half"])
-def test_unreadable_file_is_named(content: bytes | None, tmp_path: Path) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    encoded = cv2.imencode(".jpg", photo)[1].tobytes()
+def palette_png(indices: np.ndarray, colors: list[tuple[int, int, int]]) -> bytes:
+    """A PNG whose pixels are indices into a list of colours (RGB), which OpenCV does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", indices.shape[1], indices.shape[0], 8, 3, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in indices)
+    palette = np.array(colors, np.uint8).tobytes()
+    chunks = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
+
+
+def test_image_with_a_palette_is_read_in_its_colours(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(palette_png(np.array([[0, 1], [1, 1]]), [(1, 2, 3), (10, 20, 30)]))
+    assert read_image(tmp_path / "p.png", turn=True).tolist() == [[[3, 2, 1], [30, 20, 10]], [[30, 20, 10], [30, 20, 10]]]
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text"], ids=["empty", "text"])
+def test_file_that_is_no_picture_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(encoded[: len(encoded) // 2] if content is None else content)
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="photo.jpg: not a readable image"):
+        read_image(path, turn=True)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_file_cut_in_half_is_named(suffix: str, tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    encoded = cv2.imencode(suffix, photo)[1].tobytes()
+    path = tmp_path / f"photo{suffix}"
+    path.write_bytes(encoded[: len(encoded) // 2])
+    with pytest.raises(ValueError, match=rf"photo{suffix}: not a readable image"):
         read_image(path, turn=True)
 
 

@@ -13,7 +13,7 @@ ALLOWED = {
     "utils": {"utils"},
     "config": set(),
     "layers": {"layers", "utils", "config"},
-    "data": {"data", "layers", "utils", "config"},
+    "data": {"data", "utils", "config"},
     "detector": {"detector", "layers", "utils", "config"},
 }
 OURS = {*ALLOWED, "train", "test", "analyze_data"}

@@ -9,6 +9,8 @@ from layers.matcher import match
 from layers.prior_box import PriorBox
 from utils.box_utils import cxcywh_to_xyxy, jaccard
 
+# In float32, as the overlaps are: 7 / 20 reaches 0.35.
+POSITIVE, BEST = torch.tensor([0.35, 0.2]).tolist()
 PRIORS = PriorBox([[16, 32], [64, 128]], [8, 16])(96, 96)
 
 
@@ -19,13 +21,13 @@ def plain_match(boxes: Tensor, priors: Tensor, ignore: Tensor, *, ignore_unmatch
     matched = [-1] * len(priors)
     for prior in range(len(priors)):
         best = max(faces, key=lambda face: (iou[face][prior], -face), default=None)
-        if best is not None and iou[best][prior] >= 0.35:
+        if best is not None and iou[best][prior] >= POSITIVE:
             matched[prior] = best
     claims: dict[int, tuple[float, int]] = {}
     ignored = [face for face in range(len(boxes)) if ignore[face]]
     for face in faces:
         prior = max(range(len(priors)), key=lambda prior: (iou[face][prior], -prior))
-        if iou[face][prior] < 0.2:
+        if iou[face][prior] < BEST:
             ignored += [face] if ignore_unmatched else []
         elif prior not in claims or iou[face][prior] > claims[prior][0]:
             claims[prior] = iou[face][prior], face
@@ -34,7 +36,7 @@ def plain_match(boxes: Tensor, priors: Tensor, ignore: Tensor, *, ignore_unmatch
     for prior in range(len(priors)):
         cx, cy = priors[prior, :2].tolist()
         inside = any(x1 <= cx <= x2 and y1 <= cy <= y2 for x1, y1, x2, y2 in boxes[ignored].tolist())
-        if matched[prior] == -1 and (inside or any(iou[face][prior] >= 0.35 for face in ignored)):
+        if matched[prior] == -1 and (inside or any(iou[face][prior] >= POSITIVE for face in ignored)):
             matched[prior] = -2
     return matched
 

@@ -39,6 +39,14 @@ def test_priors_of_a_size_are_made_once() -> None:
     assert first(320, 320) is second(320, 320)
 
 
+def test_priors_made_in_inference_mode_serve_training_too() -> None:
+    with torch.inference_mode():
+        PriorBox(SIZES, STEPS)(77, 88)
+    priors = PriorBox(SIZES, STEPS)(77, 88)
+    (torch.ones_like(priors, requires_grad=True) * priors).sum().backward()
+    assert not priors.is_inference()
+
+
 def test_levels_without_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="min_sizes has 3 levels and steps has 2"):
         PriorBox(SIZES, [8, 16])

@@ -34,7 +34,7 @@ def test_without_sizes_what_needs_none_is_still_measured(tmp_path: Path) -> None
     assert statistics.positions is None
     assert "out_of_range_faces" not in statistics.numbers
     assert statistics.numbers["mean_area"] == 200
-    assert describe_uniformity(statistics).endswith("no image size is.")
+    assert describe_uniformity(statistics).startswith("Whether the faces are uniformly distributed is not known")
 
 
 def test_set_without_faces_is_measured(tmp_path: Path) -> None:

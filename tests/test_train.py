@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,11 @@ def test_resume_takes_the_settings_of_the_run(drawn_set: Path, tmp_path: Path, r
     result = run("train", "--resume", "--output", tmp_path / "run", "train.max_steps=3", "data.workers=1")
     assert result.code == 0, result.err
     assert read_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
+    assert run("train", "--resume", "--preset", "demo", "--output", tmp_path / "run", "train.epochs=2").code == 0
+    last = read_checkpoint(tmp_path / "run" / "last.pth")
+    assert (last["step"], last["config"]["data"]["size"], last["config"]["train"]["max_steps"]) == (6, 64, 0)
+    result = run("train", "--resume", "--preset", "resnet50", "--output", tmp_path / "run")
+    assert result.complaint.endswith("last.pth was trained with 'demo', found 'resnet50'")
 
 
 def test_resume_where_nothing_is_starts_anew(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
@@ -100,11 +106,16 @@ def test_run_is_not_written_over(drawn_set: Path, tmp_path: Path, run: RunScript
 
 @pytest.mark.parametrize(
     ("change", "key"),
-    [("data.size=96", "data.size"), ("model.channels=32", "model.channels"), ("train.batch_size=2", "train.batch_size")],
+    [
+        ("data.size=96", "data.size"), ("model.channels=32", "model.channels"), ("train.batch_size=2", "train.batch_size"),
+        ("loss.landmark_weight=0", "loss.landmark_weight"), ("augmentation.flip=0", "augmentation.flip"),
+    ],
 )
 def test_other_model_or_data_is_not_resumed(drawn_set: Path, tmp_path: Path, run: RunScript, change: str, key: str) -> None:
     run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     result = run("train", *arguments(drawn_set, tmp_path / "run", "--resume", change))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert result.complaint.startswith(f"train.py: {key}: {tmp_path / 'run' / 'last.pth'} was trained with ")
 
 
@@ -211,20 +222,61 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         assert not output.exists(), word
 
 
-def test_loss_that_is_not_finite_stops_the_run(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
-    words = ["train.lr=1e30", "train.warmup_steps=0", "train.log_every=1", "train.epochs=9"]
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_loss_that_is_not_finite_stops_the_run_and_is_not_saved(drawn_set: Path, tmp_path: Path, run: RunScript, log_every: int) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
+    words = ["train.lr=1e30", "train.warmup_steps=0", f"train.log_every={log_every}", "train.checkpoint_every=2", "--resume"]
     result = run("train", *arguments(drawn_set, tmp_path / "run", *words))
-    assert "the loss is not finite by iteration " in result.complaint
+    assert " is not finite " in result.complaint and "the last checkpoint is kept" in result.complaint
+    for path in (tmp_path / "run").glob("*.pth"):
+        assert all(bool(value.isfinite().all()) for value in weights(path).values())
+
+
+def test_label_files_win_over_drawn_images(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    words = ["--preset", "demo", f"data.train={drawn_set}", "data.size=64", "data.workers=0", "train.max_steps=1"]
+    assert "12 images with " in run("train", *words, "--output", tmp_path / "run").out
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_drawn_images_are_drawn_once_a_run(tmp_path: Path, run: RunScript) -> None:
+    common = ["--preset", "demo", "data.size=64", "data.workers=0", "train.batch_size=4", "--output", str(tmp_path / "run")]
+    assert "no such checkpoint" in run("train", *common, "data.synthetic=4", "model.weights=no.pth").complaint
+    assert not (tmp_path / "run").exists()
+    result = run("train", *common, "data.synthetic=8", "train.max_steps=1")
+    assert "drawing 8 images" in result.out and "8 images with " in result.out
+    label = tmp_path / "run" / "data" / "val" / "label.txt"
+    before = label.stat().st_mtime_ns
+    assert run("train", *common, "--resume", "data.synthetic=8", "train.max_steps=2").code == 0
+    assert label.stat().st_mtime_ns == before
+
+
+def test_boxes_beyond_their_image_are_counted_once(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    shutil.copytree(drawn_set.parent, tmp_path / "set")
+    with open(tmp_path / "set" / "label.txt", "a") as file:
+        file.write("100 100 60 60\n200 200 20 20\n")
+    result = run("train", *arguments(tmp_path / "set" / "label.txt", tmp_path / "run", "train.epochs=2"))
+    assert result.code == 0
+    assert result.err == "train.py: warning: 2 boxes reach beyond their image and are clipped to it, or dropped outside it\n"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_set_of_damaged_images_is_refused_before_anything_is_written(drawn_set: Path, tmp_path: Path, run: RunScript, workers: int) -> None:
+    label = spoilt_set(drawn_set, tmp_path / "set", how_many=12)
+    for word in (f"data.train={label}", f"data.val={label}"):
+        result = run("train", *arguments(drawn_set, tmp_path / "run", word, f"data.workers={workers}"))
+        assert "no image readable of 12: " in result.complaint
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_saves_and_goes_on(drawn_set: Path, tmp_path: Path, number: signal.Signals, run: RunScript) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments(drawn_set, tmp_path / "run", "train.epochs=10000", "train.log_every=1")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = arguments(drawn_set, tmp_path / "run", "train.epochs=10000", "train.log_every=1", "data.workers=2")
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "run" / "last.pth").exists():
         time.sleep(0.1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)    # the workers too, as a terminal and most schedulers do
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "stopped after iteration " in out and "--resume goes on from" in out

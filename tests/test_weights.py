@@ -180,6 +180,10 @@ def test_missing_spare_and_wrong_weights_are_named(tmp_path: Path) -> None:
     assert "expected a RetinaFace checkpoint" in complaint(torchvision.models.resnet18(weights=None).state_dict())
     assert "expected a checkpoint dict, found a list" in complaint([1])    # type: ignore[arg-type]
     assert "unknown setting" in complaint({"config": {"model": {"colour": 3}}, "model": state})
+    assert "expected settings under 'config', found 'x'" in complaint({"config": "x", "model": state})
+    for nothing in (None, [1], {}):
+        assert "holds no weights" in complaint({"config": to_dict(Config()), "model": nothing})
+    assert "expected a RetinaFace checkpoint" in complaint({**state, "fpn.output1.0.weight": torch.tensor(1.0)})
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name}: not available here ({str(error).splitlines()[0]}); expected auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name}: expected auto, cpu, cuda or cuda:0")
     return device
 
 

@@ -39,7 +39,7 @@ class LossMeter:
 
 
 class History:
-    """Rows of mean losses, some for each epoch and one for each epoch, in memory and as CSV files in a run's folder.
+    """Rows of mean losses over some iterations and over each epoch, in memory and as CSV files in a run's folder.
 
     `loss_names` are the columns between `lr` and `total`; `state` is that of a run to go on from.
     """
@@ -81,14 +81,9 @@ class History:
         self._append("losses.csv", self.columns, row)
         return row
 
-    def epoch_means(self) -> Row:
-        """The means of the epoch that ends, and start counting the next."""
-        means = self.since_epoch.means()
-        self.since_epoch = LossMeter()
-        return means
-
     def end_epoch(self, row: Row) -> None:
-        """Write a row to history.csv."""
+        """Write the row of an epoch to history.csv, and start counting the next."""
+        self.since_epoch = LossMeter()
         self.epoch_rows.append(row)
         self._append("history.csv", [*self.columns, "ap50", "seconds"], row)
 

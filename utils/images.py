@@ -10,6 +10,9 @@ import numpy as np
 from utils.arrays import Image
 from utils.files import whole_file
 
+# What OpenCV says of a damaged file names no file; read_image does.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -39,8 +42,11 @@ def read_image(path: str | Path, *, turn: bool) -> Image:
 def write_image(path: str | Path, image: Image) -> None:
     """Write a picture in the format that the file's suffix names; the file appears whole or not at all."""
     path = Path(path)
-    done, encoded = cv2.imencode(path.suffix, image)
+    try:
+        done, encoded = cv2.imencode(path.suffix, image)
+    except cv2.error:
+        done = False
     if not done:
-        raise ValueError(f"{path}: cannot write an image of this format")
+        raise ValueError(f"{path}: cannot write {image.shape[1]} x {image.shape[0]} pixels in this format")
     with whole_file(path) as partial:
         partial.write_bytes(encoded.tobytes())

@@ -13,10 +13,10 @@ FAILURE = 0.10    # of the face's size
 
 
 def landmark_metrics(detections: Sequence[Detections], targets: Sequence[Target], matches: Sequence[Matches]) -> dict[str, float]:
-    """nme, failure_rate and matched over the faces with five valid points that detections with landmarks found; {} without any.
+    """nme, failure_rate and matched over the faces with five valid points; {} where there are none, or no landmarks to compare.
 
     An error is the mean distance of the five points over sqrt(width x height) of the true box; nme is its mean, failure_rate the
-    share of errors over 0.10, and matched the share of those faces that were found at all.
+    share of errors over 0.10, and matched the share of those faces that were found at all. Where that is 0 it stands alone.
     """
     errors: list[float] = []
     faces = 0
@@ -31,7 +31,9 @@ def landmark_metrics(detections: Sequence[Detections], targets: Sequence[Target]
         distance = np.linalg.norm(detected.landmarks[index] - target.landmarks.numpy()[face], axis=2).mean(axis=1)
         x1, y1, x2, y2 = target.boxes.numpy()[face].T
         errors += (distance / np.sqrt((x2 - x1) * (y2 - y1))).tolist()
-    if not errors:
+    if not faces or all(detected.landmarks is None for detected in detections):
         return {}
+    if not errors:
+        return {"matched": 0.0}
     failures = float(np.mean(np.array(errors) > FAILURE))
     return {"nme": float(np.mean(errors)), "failure_rate": failures, "matched": len(errors) / faces}

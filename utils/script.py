@@ -6,7 +6,8 @@ import argparse
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,15 +18,31 @@ INTERRUPTED = 130    # what a shell gives for Ctrl-C
 def run_script(main: Callable[[], int], name: str) -> int:
     """The exit code of `main`; a user's mistake becomes one line on stderr and code 2, a warning one line without its place."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"{name}: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print(one_line(f"{name}: warning: {message}"), file=sys.stderr)
         try:
             return main()
         except (ValueError, OSError) as error:
-            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+            print(one_line(f"{name}: {error}"), file=sys.stderr)
+            return FAILED
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            print(f"{name}: out of memory; a smaller train.batch_size, data.size or test.size needs less", file=sys.stderr)
             return FAILED
         except KeyboardInterrupt:
             print(f"{name}: interrupted", file=sys.stderr)
             return INTERRUPTED
+
+
+def one_line(text: str) -> str:
+    """The text without line ends."""
+    return " ".join(text.split())
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words that are key=value settings, and those that are not, such as a file with = in its name."""
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    return settings, [word for word in words if word not in settings]
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -11,6 +11,7 @@ from utils.arrays import BoolArray, FloatArray, Image
 from utils.structures import Detections
 
 GREEN, RED, WHITE, BLACK = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+FIRST_IMAGES = 4    # of a set, shown on a contact sheet
 SHEET_CELL = 640    # pixels; side of an image on a contact sheet
 SUBPIXEL = 4    # fractional bits of OpenCV's coordinates
 
@@ -20,10 +21,10 @@ def draw_detections(image: Image, detections: Detections) -> Image:
     drawn = image.copy()
     for index in range(len(detections) - 1, -1, -1):
         box = detections.boxes[index]
-        draw_box(drawn, box)
+        _draw_box(drawn, box)
         if detections.landmarks is not None:
-            draw_points(drawn, detections.landmarks[index], face_width=float(box[2] - box[0]))
-        draw_text(drawn, f"{detections.scores[index]:.2f}", box)
+            _draw_points(drawn, detections.landmarks[index], face_width=float(box[2] - box[0]))
+        _draw_text(drawn, f"{detections.scores[index]:.2f}", box)
     return drawn
 
 
@@ -31,26 +32,26 @@ def draw_faces(image: Image, boxes: FloatArray, landmarks: FloatArray, has_landm
     """A copy of an image with labelled boxes (N,4) in green and known landmarks (N,5,2) in red."""
     drawn = image.copy()
     for box, points, known in zip(boxes, landmarks, has_landmarks, strict=True):
-        draw_box(drawn, box)
-        draw_points(drawn, points[known], face_width=float(box[2] - box[0]))
+        _draw_box(drawn, box)
+        _draw_points(drawn, points[known], face_width=float(box[2] - box[0]))
     return drawn
 
 
-def draw_box(image: Image, box: FloatArray) -> None:
+def _draw_box(image: Image, box: FloatArray) -> None:
     """Outline a box (4,) xyxy in green, thicker on a large image."""
     # A box ends at the border between two pixels, OpenCV draws on their centres.
     x1, y1, x2, y2 = (int(value) for value in np.rint((np.clip(box, -1e5, 1e5) - 0.5) * 2**SUBPIXEL))
     cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, _line_width(image), cv2.LINE_AA, SUBPIXEL)
 
 
-def draw_points(image: Image, points: FloatArray, *, face_width: float) -> None:
+def _draw_points(image: Image, points: FloatArray, *, face_width: float) -> None:
     """Dots at points (N,2) in red, small enough to leave a face of that width visible."""
     radius = min(2.0 * _line_width(image), max(0.6, face_width / 24))
     for x, y in np.rint((np.clip(points, -1e5, 1e5) - 0.5) * 2**SUBPIXEL):
         cv2.circle(image, (int(x), int(y)), round(radius * 2**SUBPIXEL), RED, cv2.FILLED, cv2.LINE_AA, SUBPIXEL)
 
 
-def draw_text(image: Image, text: str, box: FloatArray) -> None:
+def _draw_text(image: Image, text: str, box: FloatArray) -> None:
     """White text on black above a box (4,) xyxy, or inside it at the image's upper border."""
     scale = max(0.35, min(image.shape[:2]) / 1600)
     thickness = max(1, round(scale * 1.5))
