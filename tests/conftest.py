@@ -68,7 +68,7 @@ def real_data() -> Path:
     folder = os.environ.get("FACE_REAL_DATA")
     if not folder:
         pytest.skip("FACE_REAL_DATA names no folder of real sets")
-    return Path(folder)
+    return Path(folder).resolve()
 
 
 @pytest.fixture
