@@ -109,10 +109,12 @@ def test_published_labels_give_their_known_figures(real_data: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_published_labels_on_blank_images_of_their_true_sizes(real_data: Path, tmp_path: Path, run: RunScript) -> None:
     folder = real_data / "annotations"
-    for line in (folder / "wider_train_sizes.txt").read_text().splitlines():
+    headers = [line[2:] for line in (folder / "labelv2_val.txt").read_text().splitlines() if line.startswith("# ")]
+    for line in [*(folder / "wider_train_sizes.txt").read_text().splitlines(), *headers]:
         name, width, height = line.rsplit(maxsplit=2)
         write_image(tmp_path / "images" / name, np.zeros((int(height), int(width), 3), np.uint8))
-    result = run("analyze_data", folder / "wider_train_label_boxes_only.txt", "--images", tmp_path / "images", "--output", tmp_path / "out")
+    labels = [folder / "wider_train_label_boxes_only.txt", folder / "wider_val_label_boxes_only.txt"]
+    result = run("analyze_data", *labels, "--images", tmp_path / "images", "--output", tmp_path / "out")
     assert result.code == 0
     total = json.loads((tmp_path / "out" / "statistics.json").read_text())["total"]
-    assert (total["images_with_known_size"], total["out_of_range_faces"]) == (12_880, 0)
+    assert (total["faces"], total["images_with_known_size"], total["out_of_range_faces"]) == (199_132, 16_106, 0)
