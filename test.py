@@ -117,8 +117,11 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
 def summary(metrics: dict[str, Any]) -> str:
     """The figures of metrics.json in a line."""
     line = f"AP50 {metrics['ap50']:.4f} over {metrics['faces']:,} faces in {metrics['images']:,} images"
-    if landmarks := metrics.get("landmarks"):
-        line += f"; landmarks: NME {landmarks['nme']:.4f}, {landmarks['failure_rate']:.1%} over 0.10, {landmarks['matched']:.1%} matched"
+    landmarks = metrics.get("landmarks", {})
+    if "nme" in landmarks:
+        line += f"; landmarks: NME {landmarks['nme']:.4f}, {landmarks['failure_rate']:.1%} over 0.10"
+    if "matched" in landmarks:
+        line += f"; {landmarks['matched']:.1%} of the faces with landmarks matched"
     return line
 
 

@@ -28,7 +28,7 @@ from detector.retinaface import RetinaFace
 from detector.weights import start_from
 from layers.multibox_loss import MultiBoxLoss
 from utils.arrays import Image
-from utils.checkpoint import read_checkpoint, write_checkpoint
+from utils.checkpoint import find_run, write_checkpoint
 from utils.devices import pick_device, pick_dtype
 from utils.files import whole_file
 from utils.history import History, Row
@@ -326,33 +326,8 @@ def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:
 
 
 def format_losses(row: Row) -> str:
+    """The losses of a row in a line."""
     return ", ".join(f"{name} {row[name]:.3f}" for name in ("class", "box", "landmark", "total") if name in row)
-
-
-def find_checkpoint(output: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None to start anew; ValueError where that would write over another run."""
-    last, previous = output / "last.pth", output / "previous.pth"
-    if not resume:
-        for path in (last, previous):
-            if path.exists():
-                raise ValueError(f"{path}: a run is there already; add --resume to go on with it, or name another --output")
-        return None
-    if last.exists():
-        try:
-            return read_run(last)
-        except ValueError as error:
-            if not previous.exists():
-                raise
-            warnings.warn(f"{error}; going on from {previous}", stacklevel=2)
-    return read_run(previous) if previous.exists() else None
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The checkpoint of a run; ValueError where the file is none."""
-    checkpoint = read_checkpoint(path)
-    if not {"config", "preset", "model", "optimizer", "scaler", "step", "seconds", "best", "history"} <= set(checkpoint):
-        raise ValueError(f"{path}: expected the checkpoint of a run, found {', '.join(map(str, list(checkpoint)[:3]))}")
-    return checkpoint
 
 
 def settings_to_go_on_with(checkpoint: dict[str, Any], arguments: argparse.Namespace, output: Path) -> Config:
@@ -381,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Run(config, Path(folder), preset=preset).try_out()
         return DONE
     output = arguments.output or Path("weights") / preset
-    checkpoint = find_checkpoint(output, resume=arguments.resume)
+    checkpoint = find_run(output, resume=arguments.resume)
     if checkpoint is not None:
         config, preset = settings_to_go_on_with(checkpoint, arguments, output), checkpoint["preset"]
     run = Run(config, output, preset=preset, checkpoint=checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,12 +67,12 @@ class FaceDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
+    @cached_property
     def imgs_path(self) -> list[str]:
         """The path of each image."""
         return [str(path) for path in self.paths]
 
-    @property
+    @cached_property
     def words(self) -> list[list[list[float]]]:
         """For each image the numbers of each of its lines, as they stand in the file."""
         return [[row.tolist() for row in record.words] for record in self.records]

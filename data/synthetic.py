@@ -149,6 +149,7 @@ class _Painter:
         cv2.fillPoly(self.canvas, [self.outline(place, radii)], color, cv2.LINE_AA, shift=4)
 
     def face(self, rng: np.random.Generator) -> None:
+        """Skin over the whole canvas, and on it hair, brows, eyes, nose, mouth, sometimes glasses or a beard."""
         tone = skin(rng)
         shade = tuple(int(value * 0.6) for value in tone)
         hair, iris, lips = _dark(rng), _dark(rng), (60, 50, int(rng.integers(110, 200)))
@@ -182,6 +183,7 @@ def _dark(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
     parser = ArgumentParser(
         prog="python -m data.synthetic", description="Draw images of faces with exact boxes and landmarks: DIR/label.txt and DIR/images/."
     )

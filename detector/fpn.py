@@ -20,6 +20,7 @@ class FPN(nn.Module):
         self.merge = nn.ModuleList(conv_bn(out_channels, out_channels, slope=slope) for _ in in_channels[1:])
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Levels (B,Ci,Hi,Wi), finest first, as (B,C,Hi,Wi)."""
         outputs = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
         for fine in range(len(outputs) - 2, -1, -1):
             above = F.interpolate(outputs[fine + 1], size=outputs[fine].shape[2:], mode="nearest")

@@ -56,6 +56,7 @@ class RetinaFace(nn.Module):
         return (images.float() - cast(Tensor, self.mean)) / cast(Tensor, self.std)
 
     def forward(self, images: Tensor) -> Predictions:
+        """Raw predictions for every prior of images (B,3,H,W) BGR, 0 to 255, uint8 or float."""
         levels = self.body(self.normalise(images))
         features = [ssh(level) for ssh, level in zip(self.ssh, self.fpn(list(levels.values())), strict=True)]
         landmarks = None

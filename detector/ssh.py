@@ -22,6 +22,7 @@ class SSH(nn.Module):
         self.conv7x7_3 = conv_bn(quarter, quarter)
 
     def forward(self, level: Tensor) -> Tensor:
+        """A level (B,C,H,W) as (B,out_channels,H,W)."""
         shared = self.conv5x5_1(level)
         fields = [self.conv3x3(level), self.conv5x5_2(shared), self.conv7x7_3(self.conv7x7_2(shared))]
         return F.relu(torch.cat(fields, dim=1))

@@ -134,6 +134,14 @@ def test_missing_image_of_a_labelled_set_is_listed(drawn_set: Path, tmp_path: Pa
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 11
 
 
+def test_model_that_finds_nothing_is_scored_too(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    result = run("test", "--labels", drawn_set, "--weights", untrained, "--output", tmp_path, "test.confidence=1")
+    assert result.code == 0, result.err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["ap50"] == 0 and metrics["landmarks"] == {"matched": 0.0}
+    assert "0.0% of the faces with landmarks matched" in result.out
+
+
 def test_images_may_lie_elsewhere(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
     shutil.copy(drawn_set, tmp_path / "moved.txt")
     images = drawn_set.parent / "images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from utils.files import whole_file
+
+RUN_KEYS = ("config", "preset", "model", "optimizer", "scaler", "step", "seconds", "best", "history")    # what a run goes on from
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -40,6 +43,35 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | 
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             path.replace(keep)
+
+
+def find_run(output: Path, *, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint of the run in a folder to go on from, or None to start anew; ValueError where that would write over a run.
+
+    A damaged last.pth is passed over with a warning where previous.pth is there.
+    """
+    last, previous = output / "last.pth", output / "previous.pth"
+    if not resume:
+        for path in (last, previous):
+            if path.exists():
+                raise ValueError(f"{path}: a run is there already; add --resume to go on with it, or name another --output")
+        return None
+    if last.exists():
+        try:
+            return read_run(last)
+        except ValueError as error:
+            if not previous.exists():
+                raise
+            warnings.warn(f"{error}; going on from {previous}", stacklevel=2)
+    return read_run(previous) if previous.exists() else None
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The checkpoint of a run; ValueError where the file is none."""
+    checkpoint = read_checkpoint(path)
+    if not set(RUN_KEYS) <= set(checkpoint):
+        raise ValueError(f"{path}: expected the checkpoint of a run, found {', '.join(map(str, list(checkpoint)[:3]))}")
+    return checkpoint
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
