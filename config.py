@@ -33,6 +33,11 @@ class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
     images: str | None = None    # the folder of their images; none: images/ beside each label file
+    format: Literal["auto", "retinaface", "wider", "labelv2", "coco", "voc", "yolo"] = "auto"    # of the label files; auto: by their form
+    classes: tuple[str, ...] = ()    # those that are faces, in COCO, VOC and YOLO; none: `face` where there is one, or the only one
+    ignore_invalid: bool = False    # faces marked invalid (WIDER) or difficult (VOC): ignored instead of learnt; published: learnt
+    ignore_blurred: bool = False    # the same of heavily blurred ones (WIDER)
+    ignore_smaller: float = setting(0.0, low=0)    # the same of faces whose side sqrt(w h) is under so many pixels of the photo
     synthetic: int = setting(0, low=0)    # without data.train: draw this many images, and a quarter of it to validate
     size: int = setting(840, low=64)    # side of a training image in pixels; the cost grows with its square
     workers: int = setting(4, low=0)    # processes that load images, at most one a core; 0 loads in the training process
@@ -40,7 +45,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    crop_scales: tuple[float, ...] = setting((0.3, 0.45, 0.6, 0.8, 1.0), above=0, high=1)    # side of the square crop / short side
+    # Side of the square crop / short side of the photo, one of these at random. Above 1 it zooms out: the rest is filled with the mean.
+    crop_scales: tuple[float, ...] = setting((0.3, 0.45, 0.6, 0.8, 1.0), above=0, high=4)
+    # Share of its area that a face must show to be learnt; what is seen of others is ignored. 0: its centre must show, or it is background.
+    min_visible: float = setting(0.0, low=0, high=1)
+    ignore_smaller: float = setting(0.0, low=0)    # faces whose side sqrt(w h) is under so many pixels of the training image are ignored
+    mosaic: float = setting(0.0, low=0, high=1)    # chance of a picture of four photos
     distortion: bool = True    # random brightness, contrast, saturation and hue
     flip: float = setting(0.5, low=0, high=1)    # chance of a mirror image
 
@@ -115,6 +125,9 @@ class Config:
     train: TrainConfig = TrainConfig()
     test: TestConfig = TestConfig()
 
+
+# How label files are read, in training and in testing.
+LABEL_SETTINGS = ("data.images", "data.format", "data.classes", "data.ignore_invalid", "data.ignore_blurred", "data.ignore_smaller")
 
 # resnet50 and mobilenet0.25 are what was published for the PyTorch RetinaFace, so that its weights and figures carry over.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -282,6 +295,8 @@ def _coerce(value: Any, annotation: Any, limits: Mapping[str, float | None]) -> 
         return _coerce_tuple(value, arguments, limits)
     if origin is Literal:
         return _choice(value, arguments)
+    if annotation is str and type(value) is int:    # a class or a folder whose name is a number
+        value = str(value)
     if annotation is bool or annotation is str:
         if not isinstance(value, annotation) or value == "":
             raise ValueError

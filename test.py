@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from config import Config, TestConfig, override, to_dict
+from config import LABEL_SETTINGS, Config, TestConfig, override, to_dict
 from data.dataset import FaceDataset
 from detector.engine import evaluate
 from detector.face_detector import FaceDetector
@@ -30,11 +30,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="test.py",
         description="Find the faces in images and draw them, or, with --labels, score a detector on labelled sets.",
-        epilog="The settings are test.* and data.images of config.py. Example: "
+        epilog="The settings are test.* and those of data.* that say how labels are read, see config.py. Example: "
         "python test.py photos/ --weights weights/demo/best.pth test.draw_confidence=0.7",
     )
     parser.add_argument("words", metavar="SOURCE | key=value", nargs="*", help="image, folder of images or glob; or a setting")
-    parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files, taken as one set")
+    parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files or folders, taken as one set")
     parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, or published RetinaFace weights; required")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
@@ -42,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     # A list option takes the words behind it, settings included.
     settings, arguments.sources = split_settings(arguments.words)
     more_settings, arguments.labels = split_settings(arguments.labels)
-    arguments.settings = [*settings, *more_settings]
+    arguments.settings = [*settings, *more_settings, *([f"data.images={arguments.images}"] if arguments.images else [])]
     if bool(arguments.labels) == bool(arguments.sources):
         raise ValueError("expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)")
     if arguments.images and arguments.sources:
@@ -56,8 +56,8 @@ def read_settings(words: Sequence[str]) -> Config:
     """The settings that shape a test; ValueError for one that belongs to the weights."""
     config = override(Config(), words)
     for word in words:
-        if not word.startswith(("test.", "data.images=")):
-            raise ValueError(f"{word}: only test.* and data.images can be set here, the rest comes with the weights")
+        if not word.startswith("test.") and word.partition("=")[0] not in LABEL_SETTINGS:
+            raise ValueError(f"{word}: only test.* and {', '.join(LABEL_SETTINGS)} can be set here, the rest comes with the weights")
     return config
 
 
@@ -88,7 +88,7 @@ def to_json(source: str, image: Image, detections: Detections) -> dict[str, Any]
 
 def score(arguments: argparse.Namespace, config: Config) -> int:
     """Write metrics.json of labelled sets, their detections, and the first images drawn."""
-    dataset = FaceDataset(arguments.labels, images=arguments.images or config.data.images)
+    dataset = FaceDataset(arguments.labels, config.data)
     detector = FaceDetector.from_checkpoint(arguments.weights, config.test.device, config=config.test)
     photos = tqdm(dataset.photos(), total=len(dataset), unit="image", disable=None, leave=False)
     with whole_file(arguments.output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     settings = {
         "weights": arguments.weights,
         "labels": arguments.labels,
-        "images": arguments.images or config.data.images,
+        **{key.partition(".")[2]: to_dict(config)["data"][key.partition(".")[2]] for key in LABEL_SETTINGS},
         **to_dict(config)["test"],
         "device": str(detector.model.device),
         "precision": str(detector.dtype).removeprefix("torch."),

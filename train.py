@@ -18,9 +18,9 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from config import PRESETS, Config, from_dict, load_config, to_dict
+from config import LABEL_SETTINGS, PRESETS, Config, from_dict, load_config, to_dict
 from data.dataset import FaceDataset
-from data.loader import Batch, epoch_loader
+from data.loader import Batch, FaceLoader
 from data.synthetic import draw_set
 from detector.engine import evaluate, full_rate, learning_rate, train_one_epoch
 from detector.face_detector import FaceDetector
@@ -39,7 +39,7 @@ from utils.visualize import FIRST_IMAGES, contact_sheet, draw_cell
 
 DRY_STEPS = 2
 # What a resumed run shares with the run before, besides all of model, loss and augmentation; workers and the like may differ.
-MUST_MATCH = ("data.train", "data.val", "data.images", "data.synthetic", "data.size", "train.batch_size", "train.seed")
+MUST_MATCH = ("data.train", "data.val", *LABEL_SETTINGS, "data.synthetic", "data.size", "train.batch_size", "train.seed")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -76,7 +76,13 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.train_set, self.val_set = make_datasets(config, output, draw_anew=checkpoint is None)
-        self.steps_per_epoch = math.ceil(len(self.train_set) / config.train.batch_size)
+        self.loader = FaceLoader(
+            self.train_set,
+            batch_size=config.train.batch_size,
+            workers=config.data.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.steps_per_epoch = len(self.loader)
         self.total_steps = config.train.epochs * self.steps_per_epoch
         self.step = 0    # iterations done
         self.seconds = 0.0    # spent on the epoch at hand
@@ -144,18 +150,10 @@ class Run:
     def _run_steps(self, after_step: Callable[[int, dict[str, Tensor]], bool]) -> None:
         """Train over the rest of the epoch that the next step belongs to."""
         epoch, first = divmod(self.step, self.steps_per_epoch)
-        batches = epoch_loader(
-            self.train_set,
-            batch_size=self.config.train.batch_size,
-            epoch=epoch,
-            workers=self.config.data.workers,
-            first=first,
-            pin_memory=self.device.type == "cuda",
-        )
         self.model.train()
         train_one_epoch(
             self._losses,
-            map(self._note_faults, batches),
+            map(self._note_faults, self.loader.epoch(epoch, first=first)),
             self.optimizer,
             device=self.device,
             dtype=self.dtype,
@@ -279,7 +277,7 @@ class Run:
         self.step, self.seconds, self.best = checkpoint["step"], checkpoint["seconds"], checkpoint["best"]
 
     def __str__(self) -> str:
-        faces = sum(len(record) for record in self.train_set.records)
+        faces = self.train_set.table.face_count
         train = self.config.train
         return (
             f"{len(self.train_set):,} images with {faces:,} faces, {self.steps_per_epoch:,} steps of {train.batch_size} an epoch, "
@@ -315,8 +313,7 @@ def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:
     """The images of some label files; ValueError where none of them can be read."""
     dataset = FaceDataset(
         labels,
-        images=config.data.images,
-        size=config.data.size,
+        config.data,
         augmentation=config.augmentation,
         fill=config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1],
         seed=config.train.seed,

@@ -5,149 +5,188 @@ Every function takes an image (H,W,3) uint8 BGR and its faces, and returns new o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from config import AugmentationConfig
-from utils.arrays import BoolArray, FloatArray, Image
+from data.crops import Faces, Window, join, look_through
+from data.records import face_sizes
+from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS, flip_boxes, flip_landmarks
 
-CROP_TRIALS = 250    # as published; a crowd of partly hidden faces may need many
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_LANCZOS4)
+# The published recipe has Lanczos too, which takes longer than all the rest of this module and differs from cubic by less than JPEG
+# compression does. So does averaging over areas where a picture hardly shrinks: see pick_interpolation.
+INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST)
 BRIGHTNESS = 32    # largest shift, of 255
 CONTRAST = (0.5, 1.5)    # factors, of saturation too
 HUE = 18    # largest turn, of the 180 steps that OpenCV divides the circle into
-
-
-@dataclass(frozen=True)
-class Faces:
-    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,)."""
-
-    boxes: FloatArray
-    landmarks: FloatArray
-    has_landmarks: BoolArray
-    ignore: BoolArray
-
-    def where(self, keep: BoolArray) -> Faces:
-        """The faces that `keep` (N,) marks."""
-        return Faces(self.boxes[keep], self.landmarks[keep], self.has_landmarks[keep], self.ignore[keep])
+MOSAIC_CENTRE = (0.3, 0.7)    # where the four parts meet, as a share of the side
 
 
 def augment(
     image: Image,
     faces: Faces,
+    window: Window,
     *,
     size: int,
     config: AugmentationConfig,
     fill: tuple[float, float, float],
     rng: np.random.Generator,
+    reduction: int = 1,
 ) -> tuple[Image, Faces]:
-    """The classic recipe: square crop or pad with `fill`, mirror, resize to (size, size, 3), distort colours."""
-    image, faces = random_crop(image, faces, scales=config.crop_scales, fill=fill, rng=rng)
-    if rng.random() < config.flip:
-        image, faces = mirror(image, faces)
-    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
-    image, faces = resize(image, faces, size=size, interpolation=interpolation)
-    if config.distortion:
-        image = distort(image, rng)
-    return image, faces
+    """What a square window of a photo shows, as (size, size, 3): resized, its colours distorted, mirrored.
 
-
-def random_crop(
-    image: Image, faces: Faces, *, scales: tuple[float, ...], fill: tuple[float, float, float], rng: np.random.Generator
-) -> tuple[Image, Faces]:
-    """A random square crop that holds at least one face whole, its side a random one of `scales` times the short side.
-
-    Faces whose centre is outside are dropped, the others clipped. An image without faces is cropped anywhere; one where 250 trials
-    hold no whole face is padded to a square instead.
+    Faces and window are in pixels of the photo, and `image` is that photo, shrunk by a whole `reduction`. Where the window reaches
+    beyond the photo it shows `fill` (BGR).
     """
-    height, width = image.shape[:2]
-    short_side = min(height, width)
-    sides = np.maximum(1, (rng.choice(scales, CROP_TRIALS) * short_side).astype(int))
-    left = rng.integers(0, width - sides + 1)
-    top = rng.integers(0, height - sides + 1)
-    wanted = faces.boxes[~faces.ignore]
-    chosen = 0
-    if len(wanted):
-        x1, y1, x2, y2 = wanted.T[:, :, None]    # (N, 1) each
-        whole = (x1 >= left) & (y1 >= top) & (x2 <= left + sides) & (y2 <= top + sides)    # (N, trials)
-        holds_one = whole.any(axis=0)
-        if not holds_one.any():
-            return pad_to_square(image, fill), faces
-        chosen = int(holds_one.argmax())
-    return crop(image, faces, left=int(left[chosen]), top=int(top[chosen]), side=int(sides[chosen]))
+    faces = look_through(faces, window, min_visible=config.min_visible)
+    place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)
+    faces = faces.moved(place.scale, place.shift)
+    (left, right), (top, bottom) = place.source
+    part = image[top:bottom, left:right]
+    (left, right), (top, bottom) = place.target
+    # Colours are changed on the smaller picture; what fills the rest stays what the network takes for zero.
+    colours_first = part.shape[0] * part.shape[1] < (right - left) * (bottom - top)
+    if config.distortion and colours_first:
+        part = distort(part, rng)
+    interpolation = pick_interpolation(rng, zoom=(right - left) / part.shape[1])
+    seen = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
+    cv2.resize(part, (right - left, bottom - top), dst=seen, interpolation=interpolation)
+    if config.distortion and not colours_first:
+        _distort(seen, rng)
+    if seen.shape[:2] != (size, size):
+        seen = np.asarray(cv2.copyMakeBorder(seen, top, size - bottom, left, size - right, cv2.BORDER_CONSTANT, value=fill), np.uint8)
+    if rng.random() < config.flip:
+        cv2.flip(seen, 1, dst=seen)
+        faces = mirror(faces, size)
+    return seen, ignore_smaller(faces, config.ignore_smaller)
 
 
-def crop(image: Image, faces: Faces, *, left: int, top: int, side: int) -> tuple[Image, Faces]:
-    """The square of that place, and the faces whose centre lies in it; points outside turn invalid."""
-    corner = np.array([left, top], dtype=np.float32)
-    centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - corner
-    faces = faces.where(np.logical_and.reduce((centres > 0) & (centres < side), axis=1))
-    moved = replace(faces, boxes=faces.boxes - np.tile(corner, 2), landmarks=faces.landmarks - corner)
-    return image[top : top + side, left : left + side], clip(moved, side, side)
+class Placement(NamedTuple):
+    """Which columns and rows of a picture go to which of another: (first, last + 1) for x and y, and the scale and shift that take
+    places in a window to places in the other picture."""
+
+    source: tuple[tuple[int, int], tuple[int, int]]
+    target: tuple[tuple[int, int], tuple[int, int]]
+    scale: tuple[float, float]
+    shift: tuple[float, float]
 
 
-def clip(faces: Faces, width: float, height: float) -> Faces:
-    """Faces of an image of that size: boxes end at its border, those left without area are dropped, points outside turn invalid."""
-    limit = np.array([width, height], dtype=np.float32)
-    boxes = np.clip(faces.boxes, 0, np.tile(limit, 2))
-    inside = ((faces.landmarks >= 0) & (faces.landmarks <= limit)).all(axis=2)
-    clipped = replace(faces, boxes=boxes, has_landmarks=faces.has_landmarks & inside)
-    return clipped.where((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+def fit(window: Window, width: int, height: int, *, size: int, reduction: int = 1) -> Placement:
+    """How the part of a picture of that width and height that a window shows fills (size, size), to whole pixels on both sides.
+
+    The window is in pixels of a photo that is `reduction` times as large as the picture.
+    """
+    axes = [_fit_axis(window.left, window.width, width, size, reduction), _fit_axis(window.top, window.height, height, size, reduction)]
+    (source_x, target_x, scale_x, shift_x), (source_y, target_y, scale_y, shift_y) = axes
+    return Placement((source_x, source_y), (target_x, target_y), (scale_x, scale_y), (shift_x, shift_y))
 
 
-def pad_to_square(image: Image, fill: tuple[float, float, float]) -> Image:
-    """The image in the top left corner of a square of colour `fill` (BGR); its pixels keep their places."""
-    height, width = image.shape[:2]
-    side = max(height, width)
-    if height == width:
-        return image
-    return np.asarray(cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_CONSTANT, value=fill), dtype=np.uint8)
+def _fit_axis(
+    start: int, length: int, limit: int, size: int, reduction: int
+) -> tuple[tuple[int, int], tuple[int, int], float, float]:
+    first = max(0, start) // reduction
+    last = min(limit, -(-(start + length) // reduction))
+    zoom = size / length
+    begin = min(size - 1, max(0, round((first * reduction - start) * zoom)))
+    end = max(begin + 1, min(size, round((last * reduction - start) * zoom)))
+    # The rounding moves and stretches the picture by less than a pixel; its faces go along exactly.
+    scale = (end - begin) / ((last - first) * reduction)
+    return (first, last), (begin, end), scale, begin + (start - first * reduction) * scale
 
 
-def mirror(image: Image, faces: Faces) -> tuple[Image, Faces]:
-    """The mirror image; left and right points change places."""
-    width = image.shape[1]
-    flipped = replace(
+def mosaic(parts: Sequence[tuple[Image, Faces]], *, centre: tuple[int, int], min_visible: float) -> tuple[Image, Faces]:
+    """One picture of the top left corners of four squares (S,S,3), which meet at `centre` (x, y): top left, top right, and below.
+
+    Of each square only what fits is seen; its faces are kept as `look_through` does.
+    """
+    size = parts[0][0].shape[0]
+    x, y = centre
+    image = np.empty_like(parts[0][0])
+    seen = []
+    corners = [(0, 0), (x, 0), (0, y), (x, y)]
+    for (picture, faces), (left, top) in zip(parts, corners, strict=True):
+        window = Window(0, 0, size - x if left else x, size - y if top else y)
+        image[top : top + window.height, left : left + window.width] = picture[: window.height, : window.width]
+        seen.append(look_through(faces, window, min_visible=min_visible).moved((1, 1), (left, top)))
+    return image, join(seen)
+
+
+def ignore_smaller(faces: Faces, size: float) -> Faces:
+    """The faces, of which those with a side sqrt(w h) under `size` pixels are ignored."""
+    return replace(faces, ignore=faces.ignore | (face_sizes(faces.boxes) < size)) if size else faces
+
+
+def pick_interpolation(rng: np.random.Generator, *, zoom: float) -> int:
+    """One of OpenCV's ways to resize, at random; areas are averaged where a picture shrinks to less than half."""
+    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+    return cv2.INTER_LINEAR if interpolation == cv2.INTER_AREA and zoom > 0.5 else interpolation
+
+
+def mirror(faces: Faces, width: float) -> Faces:
+    """The faces of an image `width` pixels wide in its mirror image; left and right points change places."""
+    return replace(
         faces,
         boxes=flip_boxes(faces.boxes, width),
         landmarks=flip_landmarks(faces.landmarks, width),
         has_landmarks=faces.has_landmarks[:, MIRRORED_POINTS],
     )
-    return image[:, ::-1], flipped
-
-
-def resize(image: Image, faces: Faces, *, size: int, interpolation: int = cv2.INTER_LINEAR) -> tuple[Image, Faces]:
-    """The image stretched to (size, size, 3), and its faces with it."""
-    height, width = image.shape[:2]
-    scale = np.array([size / width, size / height], dtype=np.float32)
-    resized = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=interpolation)
-    scaled = replace(faces, boxes=faces.boxes * np.tile(scale, 2), landmarks=faces.landmarks * scale)
-    return np.asarray(resized, dtype=np.uint8), scaled
 
 
 def distort(image: Image, rng: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue, each changed at random in half of the images; contrast first or last.
+    """The image with brightness, contrast, saturation and hue changed, each at random in half of the images; contrast first or last.
 
-    All of it on uint8 by look-up tables: a hundred times less work than arithmetic on each pixel in float.
+    All of it stays in uint8, by OpenCV's saturating arithmetic: many times less work than on each pixel in float.
     """
-    levels = np.arange(256, dtype=np.float32)
+    distorted = image.copy()
+    _distort(distorted, rng)
+    return distorted
+
+
+def _distort(image: Image, rng: np.random.Generator) -> None:
+    """`distort` in place: memory that is new costs more than the arithmetic."""
     applied = rng.random(5) < 0.5
-    brightness = levels + rng.uniform(-BRIGHTNESS, BRIGHTNESS) * applied[0]
+    brightness = int(rng.integers(-BRIGHTNESS, BRIGHTNESS + 1)) * int(applied[0])
     contrast, saturation = 1 + (rng.uniform(*CONTRAST, size=2) - 1) * applied[1:3]
     turn = int(rng.integers(-HUE, HUE + 1)) * int(applied[3])
-    contrast_first = applied[4]
-    image = look_up(image, np.clip(brightness, 0, 255) * (contrast if contrast_first else 1))
-    if saturation != 1 or turn:
-        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        tables = np.stack([(levels + turn) % 180, np.clip(levels * saturation, 0, 255), levels], axis=-1)
-        image = np.asarray(cv2.cvtColor(look_up(np.asarray(hsv, np.uint8), tables), cv2.COLOR_HSV2BGR), dtype=np.uint8)
-    return image if contrast_first else look_up(image, levels * contrast)
+    contrast_first = bool(applied[4])
+    _brighten(image, brightness)
+    if contrast_first:
+        _scale(image, contrast)
+    _shift_colours(image, turn=turn, saturation=saturation)
+    if not contrast_first:
+        _scale(image, contrast)
 
 
-def look_up(image: Image, table: FloatArray) -> Image:
-    """The image with each value replaced by its entry in a table of 256, or of (256,3) by channel, rounded and clipped to 0..255."""
-    entries = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.LUT(image, entries.reshape(1, 256, -1)), dtype=np.uint8)
+def _brighten(image: Image, shift: int) -> None:
+    """Raise each value by `shift`, within 0..255."""
+    if shift > 0:
+        cv2.add(image, (shift, shift, shift, 0), dst=image)  # type: ignore[call-overload]
+    elif shift < 0:
+        cv2.subtract(image, (-shift, -shift, -shift, 0), dst=image)  # type: ignore[call-overload]
+
+
+def _scale(values: Image, factor: float) -> None:
+    """Multiply each value by a factor of at least 0, rounded and at most 255."""
+    if factor != 1:
+        cv2.convertScaleAbs(values, dst=values, alpha=factor)
+
+
+def _shift_colours(image: Image, *, turn: int, saturation: float) -> None:
+    """Turn the hue by so many of 180 steps, and multiply the saturation."""
+    if not turn and saturation == 1:
+        return
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    if turn:
+        hue = cv2.extractChannel(hsv, 0)
+        cv2.LUT(hue, ((np.arange(256) + turn) % 180).astype(np.uint8), dst=hue)
+        cv2.insertChannel(hue, hsv, 0)
+    if saturation != 1:
+        chroma = np.asarray(cv2.extractChannel(hsv, 1), dtype=np.uint8)
+        _scale(chroma, saturation)
+        cv2.insertChannel(chroma, hsv, 1)
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=image)

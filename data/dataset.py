@@ -10,15 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from config import AugmentationConfig
-from data.augment import Faces, augment, clip
-from data.labels import FaceRecord, image_path, read_labels
+from config import AugmentationConfig, DataConfig
+from data.augment import MOSAIC_CENTRE, augment, mosaic
+from data.crops import Faces, choose_window, clip
+from data.labels import read_labels
+from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
-from utils.images import read_image
+from utils.image_header import parse_header
+from utils.images import decode_image, read_file, read_image
 from utils.structures import Photo, Target
+
+HEADER_BYTES = 2**16    # where nearly every JPEG has its size
+REDUCTIONS = (8, 4, 2)    # that a JPEG can be decoded at
 
 
 class Sample(NamedTuple):
@@ -32,12 +39,56 @@ class Sample(NamedTuple):
     outside: int
 
 
+class FaceTable:
+    """All faces of a set in a few arrays. As tensors they are shared with worker processes, however those are started; a list of
+    objects would be copied into each of them, page by page, as its reference counts change."""
+
+    def __init__(self, records: Sequence[FaceRecord], images: str | None):
+        counts = [len(record) for record in records]
+        paths = [str(image_path(record, images)).encode() for record in records]
+        self._first_face = torch.tensor([0, *counts]).cumsum(0)    # (I + 1,)
+        self._first_byte = torch.tensor([0, *map(len, paths)]).cumsum(0)    # (I + 1,)
+        self._paths = torch.frombuffer(bytearray(b"".join(paths)), dtype=torch.uint8)
+        self._boxes = _concatenate([record.boxes for record in records])    # (F, 4)
+        self._landmarks = _concatenate([record.landmarks for record in records])    # (F, 5, 2)
+        self._has_landmarks = _concatenate([record.has_landmarks for record in records])    # (F, 5)
+        self._ignore = _concatenate([record.ignore for record in records])    # (F,)
+        self._rows = _concatenate([record.rows for record in records])    # (F, 20)
+
+    def __len__(self) -> int:
+        return len(self._first_face) - 1
+
+    @property
+    def face_count(self) -> int:
+        return len(self._boxes)
+
+    def path(self, index: int) -> str:
+        """The file of an image."""
+        start, end = self._first_byte.numpy()[index : index + 2]
+        return self._paths.numpy()[start:end].tobytes().decode()
+
+    def faces(self, index: int) -> Faces:
+        """The faces of an image as labelled, in pixels of it."""
+        start, end = self._first_face.numpy()[index : index + 2]
+        arrays = (self._boxes, self._landmarks, self._has_landmarks, self._ignore)
+        return Faces(*(array.numpy()[start:end] for array in arrays))
+
+    def rows(self, index: int) -> NDArray[np.float64]:
+        """The faces (N,20) of an image as a RetinaFace label has them."""
+        start, end = self._first_face.numpy()[index : index + 2]
+        return self._rows.numpy()[start:end]
+
+
+def _concatenate(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays))
+
+
 class FaceDataset(Dataset[Sample]):
     """The images of some label files as one set.
 
     `dataset[epoch, index]` is a training sample: all of its randomness comes from (seed, epoch, index), so that it depends neither
     on the worker that makes it nor on where a run was resumed. `image(index)` and `target(index)` are the photo and its faces as
-    labelled. `imgs_path` and `words` show the set as a list of paths and, for each image, rows of the numbers in the file.
+    labelled. `imgs_path` and `words` show the set as a list of paths and, for each image, rows of numbers as in a RetinaFace label.
 
     Boxes without area are dropped, with one warning that gives their number. Boxes that reach beyond their photo are clipped to it
     in a sample, and dropped where nothing is left; each sample says how many.
@@ -46,49 +97,56 @@ class FaceDataset(Dataset[Sample]):
     def __init__(
         self,
         labels: Sequence[str | Path],
+        config: DataConfig = DataConfig(),
         *,
-        images: str | Path | None = None,
-        size: int = 640,
         augmentation: AugmentationConfig = AugmentationConfig(),
         fill: tuple[float, float, float] = (0, 0, 0),
         seed: int = 0,
     ):
-        """`images` is the folder of all images, or None for images/ beside each label file; `fill` (BGR) pads crops to squares."""
-        self.records: list[FaceRecord] = [record for path in labels for record in read_labels(path)]
-        self.paths = [image_path(record, images) for record in self.records]
-        self.size = size
+        """`config` says how labels are read and how large a sample is; `fill` (BGR) is what a crop shows beyond its photo."""
+        records = [record for path in labels for record in read_labels(path, config=config)]
+        self.table = FaceTable(records, config.images)
+        self.size = config.size
         self.augmentation = augmentation
         self.fill = fill
         self.seed = seed
-        without_area = sum(int((~record.has_area).sum()) for record in self.records)
+        without_area = sum(int((~record.has_area).sum()) for record in records)
         if without_area:
             warnings.warn(f"{', '.join(map(str, labels))}: {without_area} boxes without area are left out", stacklevel=2)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.table)
 
     @cached_property
     def imgs_path(self) -> list[str]:
         """The path of each image."""
-        return [str(path) for path in self.paths]
+        return [self.table.path(index) for index in range(len(self))]
 
     @cached_property
     def words(self) -> list[list[list[float]]]:
-        """For each image the numbers of each of its lines, as they stand in the file."""
-        return [[row.tolist() for row in record.words] for record in self.records]
+        """For each image the numbers of each of its faces: 4, 5, 19 or 20, as in a RetinaFace label."""
+        return [[row[~np.isnan(row)].tolist() for row in self.table.rows(index)] for index in range(len(self))]
 
     def as_rows(self, index: int | None = None) -> FloatArray:
         """Faces as rows (N,15): x1 y1 x2 y2, five points, 1 where all five are valid, else -1; of one image, or of all in turn."""
-        records = self.records if index is None else [self.records[index]]
-        return np.concatenate([record.as_rows() for record in records])
+        of_images = [self.table.faces(each) for each in (range(len(self)) if index is None else [index])]
+        return np.concatenate([face_rows(faces.boxes, faces.landmarks, faces.has_landmarks) for faces in of_images])
 
     def check_readable(self) -> None:
         """ValueError that names the first image where none of them can be read; stops at the first that can."""
-        self._readable(0)
+        faults = []
+        for index in range(len(self)):
+            try:
+                self.image(index)
+            except (FileNotFoundError, ValueError) as error:
+                faults.append(str(error))
+            else:
+                return
+        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
 
     def image(self, index: int) -> Image:
         """The photo (H,W,3) BGR in the raster that its labels are for; FileNotFoundError or ValueError that names its file."""
-        return read_image(self.paths[index], turn=False)
+        return read_image(self.table.path(index), turn=False)
 
     def target(self, index: int) -> Target:
         """The faces of a photo that have an area, in pixels of it; a box may leave the photo, as labelled."""
@@ -96,42 +154,85 @@ class FaceDataset(Dataset[Sample]):
 
     def photos(self) -> Iterator[Photo]:
         """Every photo as it is with its faces as labelled; one whose file cannot be read comes without its pixels."""
-        for index, path in enumerate(self.paths):
+        for index in range(len(self)):
             image, fault = None, None
             try:
                 image = self.image(index)
             except (FileNotFoundError, ValueError) as error:
                 fault = str(error)
-            yield Photo(str(path), image, self.target(index), fault)
+            yield Photo(self.table.path(index), image, self.target(index), fault)
 
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
-        image, index, faults = self._readable(index)
-        height, width = image.shape[:2]
-        labelled = self._faces(index)
-        faces = clip(labelled, width, height)
-        beyond = (labelled.boxes[:, :2] < 0) | (labelled.boxes[:, 2:] > (width, height))    # (N, 2)
-        outside = 0 if faults else int(beyond.any(axis=1).sum())    # a stand-in counts its own in its own place
-        image, faces = augment(image, faces, size=self.size, config=self.augmentation, fill=self.fill, rng=rng)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return Sample(pixels, _to_target(faces), str(self.paths[index]), faults, outside)
+        view = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng)
+        # Rows, columns, channels in memory, which is the order that convolutions are fastest in.
+        pixels = torch.from_numpy(np.ascontiguousarray(view.image)).permute(2, 0, 1)
+        return Sample(pixels, _to_target(view.faces), self.table.path(view.photo), view.faults, view.outside)
 
-    def _readable(self, index: int) -> tuple[Image, int, tuple[str, ...]]:
-        """The photo, or the next one that can be read: a damaged file must not stop a run of days, nor shift the others' labels."""
+    def _mosaic(self, index: int, rng: np.random.Generator) -> _View:
+        """Four photos in one picture, the first of them the one asked for."""
+        views = [self._readable_view(each, rng) for each in (index, *map(int, rng.integers(len(self), size=3)))]
+        low, high = (round(share * self.size) for share in MOSAIC_CENTRE)
+        x, y = map(int, rng.integers(low, high + 1, size=2))
+        parts = [(view.image, view.faces) for view in views]
+        image, faces = mosaic(parts, centre=(x, y), min_visible=self.augmentation.min_visible)
+        faults = tuple(fault for view in views for fault in view.faults)
+        return _View(image, faces, views[0].photo, faults, views[0].outside)
+
+    def _readable_view(self, index: int, rng: np.random.Generator) -> _View:
+        """A view of the photo, or of the next one that can be read: a damaged file must not stop a run of days, nor shift labels."""
         faults: list[str] = []
         for other in [*range(index, len(self)), *range(index)]:
             try:
-                return self.image(other), other, tuple(faults)
+                image, faces, outside = self._view(other, rng)
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
+            else:
+                # A stand-in counts its own boxes in its own place.
+                return _View(image, faces, other, tuple(faults), 0 if faults else outside)
         raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
 
+    def _view(self, index: int, rng: np.random.Generator) -> tuple[Image, Faces, int]:
+        """A random view of a photo with its faces, and how many of its boxes reach beyond it."""
+        path = self.table.path(index)
+        encoded = read_file(path)
+        header = parse_header(encoded[:HEADER_BYTES].tobytes())
+        image = None
+        if header is None:
+            image = decode_image(encoded, path, turn=False)
+            height, width = image.shape[:2]
+        else:
+            width, height = header.width, header.height
+        labelled = self._faces(index)
+        beyond = (labelled.boxes[:, :2] < 0) | (labelled.boxes[:, 2:] > (width, height))    # (N, 2)
+        faces = clip(labelled, width, height)
+        window = choose_window(width, height, faces, scales=self.augmentation.crop_scales, rng=rng)
+        reduction = 1
+        if image is None:
+            # A crop of twice the size it is wanted in need not be decoded in full.
+            reduction = next((factor for factor in REDUCTIONS if factor * self.size <= window.width), 1)
+            image = decode_image(encoded, path, turn=False, reduction=reduction)
+        image, faces = augment(
+            image, faces, window, size=self.size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction
+        )
+        return image, faces, int(beyond.any(axis=1).sum())
+
     def _faces(self, index: int) -> Faces:
-        record = self.records[index]
-        return Faces(record.boxes, record.landmarks, record.has_landmarks, record.ignore).where(record.has_area)
+        faces = self.table.faces(index)
+        return faces.where(has_area(faces.boxes))
+
+
+class _View(NamedTuple):
+    """What is seen of a photo: image (S,S,3) and its faces, the index of the photo, and the rest of a Sample."""
+
+    image: Image
+    faces: Faces
+    photo: int
+    faults: tuple[str, ...]
+    outside: int
 
 
 def _to_target(faces: Faces) -> Target:

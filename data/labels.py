@@ -1,128 +1,132 @@
-"""Label files to FaceRecords. Needs NumPy only, so that analysing a large set starts at once."""
+"""Label files of any known format to FaceRecords, and back to RetinaFace's label.txt."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from config import DataConfig
+from data.coco import read_coco
+from data.records import Complain, FaceRecord, RecordBuilder, raise_fault
+from data.text_labels import is_size, read_retinaface, read_text, read_wider
+from data.voc import read_voc
+from data.yolo import read_yolo
+from utils.files import whole_file
+from utils.images import IMAGE_SUFFIXES
 
-from utils.arrays import BoolArray, FloatArray
-
-POINTS = 5
-# x y w h, then five (x y flag), then one last number; the shorter rows leave out what is at the end.
-ROW_LENGTHS = (4, 5, 19, 20)
-LARGEST = 1e9    # pixels; what float32 still holds apart by less than an image
+# Where a set has its label files, if not in its own folder, and where their images are, seen from there.
+LABEL_FOLDERS = {".xml": ("Annotations", "annotations"), ".txt": ("labels",)}
+IMAGE_FOLDERS = ("../images", "../JPEGImages", "images")
+NO_LABELS = {"classes.txt"}    # names of the classes, which some tools write among YOLO's files
 
 
-@dataclass(frozen=True)
-class FaceRecord:
-    """One image of a label file, as labelled.
+def read_labels(
+    path: str | Path,
+    *,
+    config: DataConfig = DataConfig(),
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    complain: Complain = raise_fault,
+) -> list[FaceRecord]:
+    """The images of a label file, or of a folder of label files, in their order.
 
-    path: the image's name in the file, relative to the image folder; source: the label file; line: of the header, from 1.
-    boxes (N,4) float32 xyxy and landmarks (N,5,2) float32 in pixels, -1 where a point is not labelled; has_landmarks (N,5) bool;
-    ignore (N,) bool; words: the numbers of each line as they stand in the file. N may be 0, and boxes may be without area.
+    `config.format` names the format; `auto` tells it by the file's form, never by its values. `config.classes` says which classes are
+    faces, `config.ignore_*` which faces are ignored, and `config.images` where the images lie whose size YOLO's fractions need; `sizes`
+    by name stand in for them. FileNotFoundError, or ValueError that names the line; with `complain` faults of single lines go there,
+    and the rest is read.
     """
-
-    path: str
-    source: str
-    line: int
-    boxes: FloatArray
-    landmarks: FloatArray
-    has_landmarks: BoolArray
-    ignore: BoolArray
-    words: tuple[NDArray[np.float64], ...]
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @property
-    def has_area(self) -> BoolArray:
-        """Which boxes (N,) have a positive width and height."""
-        return (self.boxes[:, 2] > self.boxes[:, 0]) & (self.boxes[:, 3] > self.boxes[:, 1])
-
-    def as_rows(self) -> FloatArray:
-        """Rows (N,15): x1 y1 x2 y2, the five points, and 1 where all five points are valid, else -1."""
-        complete = np.where(self.has_landmarks.all(axis=1), 1, -1)
-        return np.column_stack([self.boxes, self.landmarks.reshape(-1, 2 * POINTS), complete]).astype(np.float32)
-
-
-def read_labels(path: str | Path) -> list[FaceRecord]:
-    """The images of a RetinaFace label file, in its order.
-
-    Each image is a header `# path` and a line for each face: `x y w h`, and maybe five `x y flag` of its points and a last number,
-    so 4, 5, 19 or 20 numbers. A point is known where both of its coordinates are at least 0; the meaning of its flag is disputed and
-    not used. Blank lines and Windows line ends are fine. FileNotFoundError, or ValueError that names the line.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such label file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable label file: {error}") from None
-    records: list[FaceRecord] = []
-    header: tuple[str, int] | None = None
-    words: list[NDArray[np.float64]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if line.startswith("#"):
-            if header:
-                records.append(_record(str(path), *header, words))
-            header, words = (line[1:].strip(), number), []
-            if not header[0]:
-                raise ValueError(f"{path}:{number}: expected '# path of an image', found nothing behind '#'")
-        elif line:
-            if not header:
-                raise ValueError(f"{path}:{number}: expected '# path of an image' before the first face, found {line[:40]!r}")
-            words.append(_numbers(line, f"{path}:{number}"))
-    if not header:
-        raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found an empty file")
-    records.append(_record(str(path), *header, words))
-    return records
-
-
-def _numbers(line: str, place: str) -> NDArray[np.float64]:
-    parts = line.split()
-    if len(parts) not in ROW_LENGTHS:
-        raise ValueError(f"{place}: expected 4, 5, 19 or 20 numbers, found {len(parts)}")
-    try:
-        numbers = np.array(parts, dtype=np.float64)
-    except ValueError:
-        raise ValueError(f"{place}: expected numbers, found {line[:40]!r}") from None
-    if not (np.abs(numbers) < LARGEST).all():    # nor is NaN
-        raise ValueError(f"{place}: expected numbers below {LARGEST:g}, found {line[:40]!r}")
-    return numbers
-
-
-def _record(source: str, path: str, line: int, words: list[NDArray[np.float64]]) -> FaceRecord:
-    boxes = np.array([row[:4] for row in words]).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    landmarks = np.full((len(words), POINTS, 2), -1.0)
-    for face, row in enumerate(words):
-        if len(row) >= 19:
-            landmarks[face] = row[4:19].reshape(POINTS, 3)[:, :2]
-    has_landmarks = np.logical_and.reduce(landmarks >= 0, axis=2)
-    return FaceRecord(
-        path=path,
-        source=source,
-        line=line,
-        boxes=boxes.astype(np.float32),
-        landmarks=landmarks.astype(np.float32),
-        has_landmarks=has_landmarks,
-        ignore=np.zeros(len(words), dtype=bool),
-        words=tuple(words),
+    path = str(path)
+    builder = RecordBuilder(complain)
+    if Path(path).is_dir():
+        _read_folder(Path(path), builder, config=config, sizes=sizes)
+    else:
+        _read_file(path, builder, config=config)
+    if not builder:
+        # Faults of single lines may have been all there was; then they have been told.
+        raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found none")
+    return builder.records(
+        ignore_invalid=config.ignore_invalid, ignore_blurred=config.ignore_blurred, ignore_smaller=config.ignore_smaller
     )
 
 
-def image_folder(record: FaceRecord, images: str | Path | None) -> Path:
-    """The folder of a record's image: `images`, or images/ beside the label file."""
-    return Path(images) if images is not None else Path(record.source).parent / "images"
+def _read_file(path: str, builder: RecordBuilder, *, config: DataConfig) -> None:
+    if config.format in ("voc", "yolo"):
+        raise ValueError(f"{path}: data.format={config.format}: expected a folder of label files")
+    text = read_text(path)
+    name = config.format if config.format != "auto" else recognise(path, text)
+    if name == "coco":
+        read_coco(path, text, builder, classes=config.classes)
+    elif name == "wider":
+        read_wider(path, text, builder)
+    else:
+        read_retinaface(path, text, builder, corners=name == "labelv2")
 
 
-def image_path(record: FaceRecord, images: str | Path | None) -> Path:
-    """Where the image of a record lies in its `image_folder`."""
-    return image_folder(record, images) / record.path
+def recognise(path: str, text: str) -> str:
+    """The format of a label file by its form: retinaface, which is also what its reader calls malformed, labelv2, wider or coco.
+
+    ValueError for an empty file.
+    """
+    start = list(islice((stripped for line in text.split("\n") if (stripped := line.strip())), 2))
+    if not start:
+        raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found an empty file")
+    if start[0].startswith("{"):
+        return "coco"
+    if start[0].startswith("#"):
+        return "labelv2" if len(words := start[0][1:].split()) > 2 and is_size(words[-2:]) else "retinaface"
+    return "wider" if len(start) == 2 and start[1].isascii() and start[1].isdecimal() else "retinaface"
+
+
+def _read_folder(folder: Path, builder: RecordBuilder, *, config: DataConfig, sizes: Mapping[str, tuple[int, int]] | None) -> None:
+    where, suffix = _find_label_folder(folder, config.format)
+    files = _label_files(where, suffix)
+    images = Path(config.images) if config.images is not None else _find_image_folder(where)
+    if suffix == ".xml":
+        read_voc(files, images, builder, classes=config.classes)
+    else:
+        read_yolo(where, files, images, builder, classes=config.classes, sizes=sizes or {})
+
+
+def _find_label_folder(folder: Path, format_name: str) -> tuple[Path, str]:
+    """The folder that holds a set's label files, and their suffix; ValueError where there are none, or of two kinds."""
+    suffixes = {"voc": [".xml"], "yolo": [".txt"], "auto": [".xml", ".txt"]}.get(format_name)
+    if suffixes is None:
+        raise ValueError(f"{folder}: data.format={format_name}: expected a label file, found a folder")
+    usual = [(folder / name, suffix) for suffix in suffixes for name in LABEL_FOLDERS[suffix]]
+    for candidates in (usual, [(folder, suffix) for suffix in suffixes]):
+        found = [(where, suffix) for where, suffix in candidates if _label_files(where, suffix)]
+        if len(found) > 1:
+            raise ValueError(f"{folder}: holds .xml files (Pascal VOC) and .txt files (YOLO); data.format or --format says which to read")
+        if found:
+            return found[0]
+    raise ValueError(f"{folder}: expected a folder of {' (Pascal VOC) or '.join(suffixes)} files, found none")
+
+
+def _label_files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(file for file in folder.rglob(f"*{suffix}") if file.name not in NO_LABELS and file.is_file())
+
+
+def _find_image_folder(labels: Path) -> Path:
+    """Where the images of a folder of label files lie: labels/train has images/train beside it in YOLO's sets."""
+    candidates = [Path(os.path.normpath(labels / name)) for name in IMAGE_FOLDERS]
+    if "labels" in labels.parts:
+        at = len(labels.parts) - 1 - labels.parts[::-1].index("labels")
+        candidates.insert(0, Path(*labels.parts[:at], "images", *labels.parts[at + 1 :]))
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in labels.iterdir()):
+        return labels
+    return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+
+
+def write_labels(records: Iterable[FaceRecord], path: str | Path) -> None:
+    """Write images and faces as a RetinaFace label.txt, which reads back as the same boxes, points and numbers.
+
+    The format has no place for ignored faces, which are written like others, nor for image sizes. The file appears whole or not at all.
+    """
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(f"# {record.path}\n")
+            file.writelines(" ".join(f"{number:.15g}" for number in words) + "\n" for words in record.words)
 
 
 def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
@@ -138,7 +142,7 @@ def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
         parts = line.rsplit(maxsplit=2)
         if not parts:
             continue
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts[1:]):
+        if len(parts) != 3 or not is_size(parts[1:]):
             raise ValueError(f"{path}:{number}: expected 'name width height', found {line[:40]!r}")
         sizes[parts[0]] = int(parts[1]), int(parts[2])
     return sizes

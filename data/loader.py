@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import FaceDataset, Sample
 from utils.structures import Target
 
+# mallopt's names for the size from which memory comes straight from the system, and for how much of it is kept when freed; bytes.
+MMAP_THRESHOLD, TRIM_THRESHOLD = (-3, 2**30), (-1, 2**30)
+
 
 class Batch(NamedTuple):
-    """images (B,3,S,S) uint8, a Target for each, their files, the faults of files that could not be read, and how many boxes
-    reached beyond their photo."""
+    """images (B,3,S,S) uint8 with channels last in memory, a Target for each, their files, the faults of files that could not be
+    read, and how many boxes reached beyond their photo."""
 
     images: Tensor
     targets: list[Target]
@@ -27,43 +32,113 @@ class Batch(NamedTuple):
     outside: int
 
 
+class PackedBatch(NamedTuple):
+    """A Batch on its way from a worker: the faces of all images in four tensors, for each tensor takes a shared file of its own;
+    counts (B,) of faces in each image."""
+
+    images: Tensor
+    counts: list[int]
+    boxes: Tensor
+    landmarks: Tensor
+    has_landmarks: Tensor
+    ignore: Tensor
+    paths: list[str]
+    faults: list[str]
+    outside: int
+
+    def unpack(self) -> Batch:
+        """The same as a Batch, whose targets are views."""
+        parts = [part.split(self.counts) for part in (self.boxes, self.landmarks, self.has_landmarks, self.ignore)]
+        targets = [Target(*of_image) for of_image in zip(*parts, strict=True)]
+        return Batch(self.images, targets, self.paths, self.faults, self.outside)
+
+
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """The batches of one epoch as (epoch, index) pairs, in an order that (seed, epoch) decides; the last batch may be smaller.
 
-    `first` leaves out that many batches, to go on inside an epoch.
+    `batch_size` counts the images of all processes together; the one of that `rank` gets its share of each batch, and where an epoch
+    does not divide among them its first images come again at its end, so that all take as many steps.
     """
 
-    def __init__(self, count: int, *, batch_size: int, seed: int, epoch: int, first: int = 0):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(_mix(seed, epoch))).tolist()
-        batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
-        self.batches = [[(epoch, index) for index in batch] for batch in batches[first:]]
+    def __init__(self, count: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        if batch_size % world_size:
+            raise ValueError(f"train.batch_size: expected a multiple of the {world_size} processes, found {batch_size}")
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start(epoch=0)
+
+    def start(self, *, epoch: int, first: int = 0) -> None:
+        """Turn to an epoch, without its first so many batches, to go on inside it."""
+        self.epoch = epoch
+        self.first = first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(_mix(self.seed, self.epoch))).tolist()
+        while len(order) % self.world_size:
+            order += order[: -len(order) % self.world_size]
+        for start in range(self.first * self.batch_size, len(order), self.batch_size):
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size][self.rank :: self.world_size]]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        """How many batches a whole epoch has."""
+        return -(-self.count // self.batch_size)
 
 
-def epoch_loader(
-    dataset: FaceDataset, *, batch_size: int, epoch: int, workers: int, first: int = 0, pin_memory: bool = False
-) -> DataLoader[Sample]:
-    """The batches of an epoch from batch `first` on, made by at most one worker a core; equal whatever their number."""
-    sampler = EpochSampler(len(dataset), batch_size=batch_size, seed=dataset.seed, epoch=epoch, first=first)
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=min(workers, os.cpu_count() or 1, len(sampler)),
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-    )
+class FaceLoader:
+    """The batches of a dataset, epoch by epoch, made by at most one worker a core; equal whatever their number.
+
+    The workers start with the first epoch and live as long as the loader. Each works alone on its core, ahead of the training.
+    """
+
+    def __init__(
+        self, dataset: FaceDataset, *, batch_size: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
+    ):
+        self.sampler = EpochSampler(len(dataset), batch_size=batch_size, seed=dataset.seed, rank=rank, world_size=world_size)
+        workers = min(workers, os.cpu_count() or 1, len(self.sampler))
+        loader: DataLoader[Sample] = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+        )
+        # Workers end when the last reference to what holds them goes, at the interpreter's exit too: they do not heed its SIGTERM.
+        self._held: dict[str, Any] = {"loader": loader}
+        weakref.finalize(self, self._held.clear)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return len(self.sampler)
+
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 0, from batch `first` on."""
+        self.sampler.start(epoch=epoch, first=first)
+        self._held["batches"] = iter(self._held["loader"])
+        while (packed := next(self._held["batches"], None)) is not None:
+            yield packed.unpack()
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> PackedBatch:
     """Samples as one batch; an image without faces keeps its place."""
     images, targets, paths, faults, outside = zip(*samples, strict=True)
-    return Batch(torch.stack(images), list(targets), list(paths), [fault for each in faults for fault in each], sum(outside))
+    # In a worker default_collate writes straight into the memory that it shares with the training.
+    stacked = default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return PackedBatch(
+        stacked,
+        [len(target.boxes) for target in targets],
+        torch.cat([target.boxes for target in targets]),
+        torch.cat([target.landmarks for target in targets]),
+        torch.cat([target.has_landmarks for target in targets]),
+        torch.cat([target.ignore for target in targets]),
+        list(paths),
+        [fault for each in faults for fault in each],
+        sum(outside),
+    )
 
 
 def _start_worker(worker: int) -> None:
@@ -74,6 +149,18 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to use the memory of one picture for the next; else it is fetched from the system anew, page by page, each time,
+    which takes as long as decoding the picture. Other systems' libraries are left as they are."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for name, size in (MMAP_THRESHOLD, TRIM_THRESHOLD):
+        mallopt(name, size)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentationConfig
-from data.augment import Faces, augment, clip, crop, distort, look_up, mirror, pad_to_square, random_crop, resize
+from data.augment import augment, distort, fit, ignore_smaller, mirror, mosaic, pick_interpolation
+from data.crops import Faces, Window, choose_window, clip, look_through
 from utils.arrays import Image
 
 FILL = (104.0, 117.0, 123.0)
@@ -38,38 +39,87 @@ def find_mark(image: Image, color: tuple[int, int, int]) -> np.ndarray | None:
     return np.array([alike[1].mean() + 0.5, alike[0].mean() + 0.5]) if len(alike[0]) else None
 
 
+RECIPES = {
+    "classic": AugmentationConfig(distortion=False),
+    "zoomed out": AugmentationConfig(distortion=False, crop_scales=(0.6, 1.0, 1.5, 2.0)),
+    "visible share": AugmentationConfig(distortion=False, min_visible=0.3),
+}
+
+
+def see(
+    image: Image, faces: Faces, *, size: int, config: AugmentationConfig, rng: np.random.Generator, fill: tuple[float, float, float] = FILL
+) -> tuple[Image, Faces]:
+    """A random view of an image, as the dataset takes it."""
+    window = choose_window(image.shape[1], image.shape[0], faces, scales=config.crop_scales, rng=rng)
+    return augment(image, faces, window, size=size, config=config, fill=fill, rng=rng)
+
+
+def check_marks(image: Image, points: np.ndarray, known: np.ndarray, *, radius: float, tolerance: float) -> int:
+    """Find the discs of a painted face where its points (5,2) say they are; how many were looked for."""
+    colors = [find_mark(image, color) for color in MARKS]
+    is_mirrored = colors[0] is not None and colors[1] is not None and colors[0][0] > colors[1][0]
+    looked_for = 0
+    for point, place in enumerate([1, 0, 2, 4, 3] if is_mirrored else range(5)):
+        x, y = points[point]
+        margin = radius + 2    # a disc at the border is seen in part only
+        if known[point] and margin < x < image.shape[1] - margin and margin < y < image.shape[0] - margin:
+            mark = colors[place]
+            assert mark is not None
+            assert np.abs(mark - (x, y)).max() < tolerance
+            looked_for += 1
+    return looked_for
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1))
-def test_painted_points_are_found_where_the_labels_say(seed: int) -> None:
+def test_painted_points_are_found_where_the_labels_say(recipe: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image, faces = painted_face(200, 260, [40, 30, 170, 180])
-    config = AugmentationConfig(distortion=False)
-    changed, moved = augment(image, faces, size=224, config=config, fill=(0, 0, 0), rng=rng)
+    changed, moved = see(image, faces, size=224, config=RECIPES[recipe], fill=(0, 0, 0), rng=rng)
     assert changed.shape == (224, 224, 3) and changed.dtype == np.uint8
     assert len(moved.boxes) == 1    # a face that fits is kept whole by some crop
-    swapped = moved.landmarks[0, 0, 0] < moved.landmarks[0, 1, 0]
-    assert swapped    # left stays left in the picture, mirrored or not
-    colors = [find_mark(changed, color) for color in MARKS]
-    is_mirrored = colors[0] is not None and colors[1] is not None and colors[0][0] > colors[1][0]
-    order = [1, 0, 2, 4, 3] if is_mirrored else range(5)
-    for point, place in enumerate(order):
-        mark = colors[place]
-        x, y = moved.landmarks[0, point]
-        margin = 6 * 224 / 60    # a disc at the border is seen in part only
-        if moved.has_landmarks[0, point] and margin < x < 224 - margin and margin < y < 224 - margin:
-            assert mark is not None
-            assert np.abs(mark - (x, y)).max() < 1.5
+    assert moved.landmarks[0, 0, 0] < moved.landmarks[0, 1, 0]    # left stays left in the picture, mirrored or not
+    check_marks(changed, moved.landmarks[0], moved.has_landmarks[0], radius=5 * 224 / 60, tolerance=1.5)
 
 
+def test_painted_points_are_looked_for_at_all() -> None:
+    image, faces = painted_face(200, 260, [40, 30, 170, 180])
+    window = Window(30, 0, 200, 200)
+    changed, moved = augment(image, faces, window, size=224, config=RECIPES["classic"], fill=(0, 0, 0), rng=np.random.default_rng(0))
+    assert check_marks(changed, moved.landmarks[0], moved.has_landmarks[0], radius=6, tolerance=1) == 5
+    with pytest.raises(AssertionError):
+        check_marks(changed, moved.landmarks[0] + 3, moved.has_landmarks[0], radius=6, tolerance=1)
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_points_are_found_in_a_photo_that_was_decoded_small(reduction: int) -> None:
+    """A window may start and end anywhere between the pixels that are left."""
+    full, faces = painted_face(1600, 2080, [320, 240, 1360, 1440])
+    enlarged = cv2.resize(full, None, fx=1, fy=1)
+    image = cv2.resize(enlarged, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
+    for disc in range(5):    # the discs of painted_face are of 5 pixels, too small to shrink
+        x, y = faces.landmarks[0, disc] / reduction
+        cv2.circle(image, (round((x - 0.5) * 16), round((y - 0.5) * 16)), 16 * 40 // reduction, MARKS[disc], cv2.FILLED, shift=4)
+    for seed, window in enumerate([Window(3, 5, 1595, 1595), Window(481, 0, 1599, 1599), Window(-700, -900, 3000, 3000)]):
+        rng = np.random.default_rng(seed)
+        config = RECIPES["classic"]
+        changed, moved = augment(
+            np.asarray(image, np.uint8), faces, window, size=160, config=config, fill=(0, 0, 0), rng=rng, reduction=reduction
+        )
+        assert check_marks(changed, moved.landmarks[0], moved.has_landmarks[0], radius=5, tolerance=1.2) == 5
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 8))
-def test_augmented_faces_lie_inside_and_keep_to_their_flags(seed: int, count: int) -> None:
+def test_augmented_faces_lie_inside_and_keep_to_their_flags(recipe: str, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     low = rng.uniform(-10, 90, (count, 2))
     boxes = np.hstack([low, low + rng.uniform(1, 60, (count, 2))])
     faces = make_faces(boxes.tolist(), rng.uniform(-20, 140, (count, 5, 2)), ignore=(rng.random(count) < 0.3).tolist())
     image = rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)
-    _, moved = augment(image, clip(faces, 120, 90), size=64, config=AugmentationConfig(), fill=FILL, rng=rng)
+    _, moved = see(image, clip(faces, 120, 90), size=64, config=RECIPES[recipe], rng=rng)
     x1, y1, x2, y2 = moved.boxes.T
     assert bool(((x1 >= 0) & (y1 >= 0) & (x2 <= 64.001) & (y2 <= 64.001) & (x2 > x1) & (y2 > y1)).all())
     inside = ((moved.landmarks >= -0.001) & (moved.landmarks <= 64.001)).all(axis=2)
@@ -77,37 +127,70 @@ def test_augmented_faces_lie_inside_and_keep_to_their_flags(seed: int, count: in
     assert len(moved.boxes) == len(moved.ignore) == len(moved.landmarks) == len(moved.has_landmarks)
 
 
-def test_crop_drops_faces_by_their_centre_and_points_by_their_place() -> None:
+def test_published_rule_drops_faces_by_their_centre_and_points_by_their_place() -> None:
     points = np.array([[[12.0, 12], [28, 12], [20, 20], [12, 28], [28, 28]], [[30.0, 30]] * 5])
     faces = make_faces([[10, 10, 30, 30], [22, 22, 40, 40]], points, ignore=[True, False])
-    _, moved = crop(np.zeros((50, 50, 3), np.uint8), faces, left=5, top=5, side=20)
+    moved = look_through(faces, Window(5, 5, 20, 20), min_visible=0)
     assert moved.boxes.tolist() == [[5, 5, 20, 20]]
     assert moved.landmarks[0].tolist() == [[7, 7], [23, 7], [15, 15], [7, 23], [23, 23]]
     assert moved.has_landmarks.tolist() == [[True, False, True, False, False]]
     assert moved.ignore.tolist() == [True]
 
 
-def test_crop_holds_a_whole_face(rng: np.random.Generator) -> None:
+def test_faces_of_which_too_little_shows_are_ignored() -> None:
+    faces = make_faces([[0, 0, 10, 10], [15, 0, 25, 10], [18, 0, 28, 10], [30, 0, 40, 10]])
+    moved = look_through(faces, Window(0, 0, 20, 20), min_visible=0.5)
+    assert moved.boxes.tolist() == [[0, 0, 10, 10], [15, 0, 20, 10], [18, 0, 20, 10]]
+    assert moved.ignore.tolist() == [False, False, True]
+
+
+def test_window_holds_a_whole_face(rng: np.random.Generator) -> None:
     faces = make_faces([[50, 60, 70, 85]])
     for _ in range(50):
-        image, moved = random_crop(np.zeros((100, 140, 3), np.uint8), faces, scales=(0.3, 1.0), fill=FILL, rng=rng)
-        assert image.shape[0] == image.shape[1] in (30, 100)
+        window = choose_window(140, 100, faces, scales=(0.3, 1.0), rng=rng)
+        assert window.width == window.height in (30, 100)
+        assert 0 <= window.left <= 140 - window.width and 0 <= window.top <= 100 - window.height
+        moved = look_through(faces, window, min_visible=0)
         assert (moved.boxes[:, 2:] - moved.boxes[:, :2]).tolist() == [[20, 25]]
 
 
-def test_image_no_crop_can_hold_is_padded_below_and_to_the_right(rng: np.random.Generator) -> None:
+def test_window_above_the_size_of_the_photo_holds_it_anywhere(rng: np.random.Generator) -> None:
+    windows = [choose_window(140, 100, make_faces([]), scales=(2.0,), rng=rng) for _ in range(200)]
+    assert {window.width for window in windows} == {200}
+    assert {window.left for window in windows} <= set(range(-60, 1)) and {window.top for window in windows} <= set(range(-100, 1))
+    assert len({window.left for window in windows}) > 40
+    wide = [choose_window(300, 100, make_faces([]), scales=(2.0,), rng=rng) for _ in range(50)]
+    assert all(0 <= window.left <= 100 and -100 <= window.top <= 0 for window in wide)
+
+
+def test_photo_no_window_can_hold_a_face_of_is_seen_whole(rng: np.random.Generator) -> None:
     image = np.full((60, 100, 3), 7, np.uint8)
     faces = make_faces([[0, 0, 90, 50]])
-    padded, moved = random_crop(image, faces, scales=(0.3, 0.5), fill=FILL, rng=rng)
-    assert padded.shape == (100, 100, 3)
+    config = AugmentationConfig(crop_scales=(0.3, 0.5), distortion=False, flip=0)
+    assert choose_window(100, 60, faces, scales=config.crop_scales, rng=rng) == Window(0, 0, 100, 100)
+    padded, moved = see(image, faces, size=100, config=config, rng=rng)
     assert np.array_equal(padded[:60], image)
     assert (padded[60:] == FILL).all()
     assert moved.boxes.tolist() == faces.boxes.tolist()
-    assert pad_to_square(padded, FILL) is padded
+
+
+def test_what_fills_a_picture_keeps_its_colour(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (60, 100, 3)).astype(np.uint8)
+    config = AugmentationConfig(flip=0)
+    for size in (40, 100, 300):
+        seen, _ = augment(image, make_faces([]), Window(0, 0, 100, 100), size=size, config=config, fill=FILL, rng=rng)
+        assert (seen[round(0.6 * size) :] == FILL).all()
+
+
+def test_picture_fills_whole_pixels_and_its_faces_go_along() -> None:
+    place = fit(Window(-3, 0, 10, 10), 6, 10, size=7)
+    assert place.source == ((0, 6), (0, 10)) and place.target == ((2, 6), (0, 7))
+    faces = make_faces([[3, 0, 9, 10]]).moved(place.scale, place.shift)    # the photo, as the window shows it
+    assert np.allclose(faces.boxes, [[2, 0, 6, 7]])
 
 
 def test_image_without_faces_is_cropped_too(rng: np.random.Generator) -> None:
-    image, moved = random_crop(np.zeros((60, 100, 3), np.uint8), make_faces([]), scales=(0.5,), fill=FILL, rng=rng)
+    image, moved = see(np.zeros((60, 100, 3), np.uint8), make_faces([]), size=30, config=AugmentationConfig(crop_scales=(0.5,)), rng=rng)
     assert image.shape == (30, 30, 3)
     assert moved.boxes.shape == (0, 4)
 
@@ -115,9 +198,39 @@ def test_image_without_faces_is_cropped_too(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3)])
 def test_tiny_images_come_out_whole(shape: tuple[int, int], rng: np.random.Generator) -> None:
     image = np.full((*shape, 3), 9, np.uint8)
-    for faces in (make_faces([]), make_faces([[0, 0, shape[1], shape[0]]])):
-        changed, _ = augment(image, faces, size=32, config=AugmentationConfig(), fill=FILL, rng=rng)
-        assert changed.shape == (32, 32, 3)
+    for config in (AugmentationConfig(), AugmentationConfig(crop_scales=(2.0,))):
+        for faces in (make_faces([]), make_faces([[0, 0, shape[1], shape[0]]])):
+            changed, _ = see(image, faces, size=32, config=config, rng=rng)
+            assert changed.shape == (32, 32, 3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1))
+def test_mosaic_shows_each_part_with_its_points(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [painted_face(160, 160, [10, 10, 10 + side, 10 + side]) for side in rng.uniform(60, 140, 4)]
+    x, y = (int(place) for place in rng.integers(48, 113, 2))
+    image, faces = mosaic(parts, centre=(x, y), min_visible=0)
+    assert image.shape == (160, 160, 3)
+    quarters = {(0, 0): (x, y), (x, 0): (160 - x, y), (0, y): (x, 160 - y), (x, y): (160 - x, 160 - y)}
+    for (left, top), (width, height) in quarters.items():
+        quarter = image[top : top + height, left : left + width]
+        centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+        (inside,) = np.nonzero(((centres > (left, top)) & (centres < (left + width, top + height))).all(axis=1))
+        for face in inside:
+            check_marks(quarter, faces.landmarks[face] - (left, top), faces.has_landmarks[face], radius=6, tolerance=1)
+            assert (faces.boxes[face, :2] >= (left, top)).all() and (faces.boxes[face, 2:] <= (left + width, top + height)).all()
+
+
+def test_small_faces_are_ignored_from_a_size_on() -> None:
+    faces = make_faces([[0, 0, 4, 16], [0, 0, 9, 9], [0, 0, 2, 2]], ignore=[False, False, True])
+    assert ignore_smaller(faces, 8.5).ignore.tolist() == [True, False, True]
+    assert ignore_smaller(faces, 0).ignore.tolist() == [False, False, True]
+
+
+def test_areas_are_averaged_only_where_a_picture_shrinks_much(rng: np.random.Generator) -> None:
+    assert cv2.INTER_AREA in {pick_interpolation(rng, zoom=0.4) for _ in range(60)}
+    assert cv2.INTER_AREA not in {pick_interpolation(rng, zoom=0.6) for _ in range(60)}
 
 
 def test_clipping_drops_what_lies_outside() -> None:
@@ -126,22 +239,16 @@ def test_clipping_drops_what_lies_outside() -> None:
 
 
 def test_two_mirrors_are_none() -> None:
-    image, faces = painted_face(50, 70, [10, 10, 50, 45])
-    twice_image, twice = mirror(*mirror(image, faces))
-    assert np.array_equal(twice_image, image)
+    _, faces = painted_face(50, 70, [10, 10, 50, 45])
+    twice = mirror(mirror(faces, 70), 70)
     assert np.allclose(twice.boxes, faces.boxes) and np.allclose(twice.landmarks, faces.landmarks)
-
-
-def test_resize_stretches_each_axis_alone() -> None:
-    _, moved = resize(np.zeros((50, 100, 3), np.uint8), make_faces([[10, 10, 20, 20]]), size=200)
-    assert moved.boxes.tolist() == [[20, 40, 40, 80]]
 
 
 def test_nothing_handed_in_is_written_to(rng: np.random.Generator) -> None:
     image, faces = painted_face(64, 64, [10, 10, 50, 55])
     copies = [image.copy(), faces.boxes.copy(), faces.landmarks.copy(), faces.has_landmarks.copy()]
     for _ in range(20):
-        augment(image, faces, size=48, config=AugmentationConfig(), fill=FILL, rng=rng)
+        see(image, faces, size=48, config=AugmentationConfig(), rng=rng)
     for copy, now in zip(copies, [image, faces.boxes, faces.landmarks, faces.has_landmarks], strict=True):
         assert np.array_equal(copy, now)
 
@@ -154,8 +261,38 @@ def test_distortion_changes_most_images_and_leaves_some(rng: np.random.Generator
     assert {each.shape for each in changed} == {image.shape}
 
 
-def test_look_up_rounds_and_clips() -> None:
-    image = np.array([[[0, 100, 255]]], np.uint8)
-    assert look_up(image, np.arange(256) * 1.5 - 0.6).tolist() == [[[0, 149, 255]]]
-    by_channel = np.stack([np.full(256, value) for value in (1, 2, 3)], axis=-1)
-    assert look_up(image, by_channel).tolist() == [[[1, 2, 3]]]
+def slow_distort(image: Image, rng: np.random.Generator) -> Image:
+    """What distort draws, done on each pixel in float."""
+    applied = rng.random(5) < 0.5
+    brightness = int(rng.integers(-32, 33))
+    contrast, saturation = rng.uniform(0.5, 1.5, size=2)
+    turn = int(rng.integers(-18, 19))
+
+    def contrasted(values: Image) -> Image:
+        return np.clip(np.rint(values * contrast), 0, 255).astype(np.uint8) if applied[1] else values
+
+    if applied[0]:
+        image = np.clip(image.astype(int) + brightness, 0, 255).astype(np.uint8)
+    image = contrasted(image) if applied[4] else image
+    if applied[2] or applied[3]:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(float)
+        if applied[3]:
+            hsv[..., 0] = (hsv[..., 0] + turn) % 180
+        if applied[2]:
+            hsv[..., 1] = np.clip(np.rint(hsv[..., 1] * saturation), 0, 255)
+        image = np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR), np.uint8)
+    return image if applied[4] else contrasted(image)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_distortion_is_that_of_slow_arithmetic(seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (9, 13, 3)).astype(np.uint8)
+    fast, slow = (way(image, np.random.default_rng(seed)) for way in (distort, slow_distort))
+    assert np.abs(fast.astype(int) - slow).max() <= 6    # halves may round either way, and HSV enlarges that
+
+
+def test_part_of_an_image_is_distorted_like_the_same_part_alone(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    for seed in range(20):
+        part = distort(image[3:13, 5:25], np.random.default_rng(seed))
+        assert np.array_equal(part, distort(image[3:13, 5:25].copy(), np.random.default_rng(seed)))

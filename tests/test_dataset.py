@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from config import DataConfig
 from data.dataset import FaceDataset
-from data.loader import Batch, EpochSampler, epoch_loader
+from data.loader import Batch, EpochSampler, FaceLoader
 from utils.images import write_image
 from utils.structures import Target
 
@@ -18,7 +19,7 @@ def equal(a: Target, b: Target) -> bool:
 
 
 def batches(dataset: FaceDataset, *, workers: int, first: int = 0, epoch: int = 1) -> list[Batch]:
-    return list(epoch_loader(dataset, batch_size=5, epoch=epoch, workers=workers, first=first))
+    return list(FaceLoader(dataset, batch_size=5, workers=workers).epoch(epoch, first=first))
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
@@ -29,27 +30,31 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 
 def test_batches_depend_neither_on_workers_nor_on_where_they_start(drawn_set: Path) -> None:
-    dataset = FaceDataset([drawn_set], size=64)
+    dataset = FaceDataset([drawn_set], DataConfig(size=64))
     alone = batches(dataset, workers=0)
     assert [len(batch.paths) for batch in alone] == [5, 5, 2]
     assert same(alone, batches(dataset, workers=2))
     assert same(alone[1:], batches(dataset, workers=0, first=1))
-    assert same(alone, batches(FaceDataset([drawn_set], size=64), workers=0))
+    assert same(alone, batches(FaceDataset([drawn_set], DataConfig(size=64)), workers=0))
+
+
+def epoch_order(sampler: EpochSampler, epoch: int) -> tuple[int, ...]:
+    sampler.start(epoch=epoch)
+    return tuple(index for batch in sampler for _, index in batch)
 
 
 def test_epochs_and_seeds_differ(drawn_set: Path) -> None:
-    dataset = FaceDataset([drawn_set], size=64)
+    dataset = FaceDataset([drawn_set], DataConfig(size=64))
     assert not torch.equal(dataset[0, 1].image, dataset[1, 1].image)
-    assert not torch.equal(dataset[0, 1].image, FaceDataset([drawn_set], size=64, seed=1)[0, 1].image)
+    assert not torch.equal(dataset[0, 1].image, FaceDataset([drawn_set], DataConfig(size=64), seed=1)[0, 1].image)
     assert torch.equal(dataset[0, 1].image, dataset[1].image)
-    samplers = [EpochSampler(12, batch_size=5, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
-    orders = {tuple(index for batch in sampler for _, index in batch) for sampler in samplers}
+    orders = {epoch_order(EpochSampler(12, batch_size=5, seed=seed), epoch) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
     assert all(sorted(order) == list(range(12)) for order in orders)
 
 
 def test_batch_is_uint8_and_has_a_target_for_each_image(drawn_set: Path) -> None:
-    batch = batches(FaceDataset([drawn_set], size=64), workers=0)[0]
+    batch = batches(FaceDataset([drawn_set], DataConfig(size=64)), workers=0)[0]
     assert batch.images.shape == (5, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert len(batch.targets) == 5
     for target in batch.targets:
@@ -71,7 +76,7 @@ def make_set(folder: Path, text: str, images: list[str]) -> Path:
 def test_several_files_are_one_set_and_faceless_images_keep_their_place(tmp_path: Path) -> None:
     one = make_set(tmp_path / "one", "# 1.png\n# 2.png\n5 5 20 20\n", ["1.png", "2.png"])
     two = make_set(tmp_path / "two", "# 1.png\n1 1 9 9\n2 2 9 9\n", ["1.png"])
-    dataset = FaceDataset([one, two], size=32)
+    dataset = FaceDataset([one, two], DataConfig(size=32))
     assert [len(dataset.target(index).boxes) for index in range(3)] == [0, 1, 2]
     assert dataset.imgs_path == [str(tmp_path / name) for name in ("one/images/1.png", "one/images/2.png", "two/images/1.png")]
     assert dataset.words == [[], [[5, 5, 20, 20]], [[1, 1, 9, 9], [2, 2, 9, 9]]]
@@ -82,14 +87,14 @@ def test_several_files_are_one_set_and_faceless_images_keep_their_place(tmp_path
 
 def test_batch_of_faceless_images_is_a_batch(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png", "2.png"])
-    (batch,) = batches(FaceDataset([label], size=32), workers=0)
+    (batch,) = batches(FaceDataset([label], DataConfig(size=32)), workers=0)
     assert [target.boxes.shape for target in batch.targets] == [(0, 4), (0, 4)]
 
 
 def test_boxes_without_area_are_dropped_with_one_warning_and_boxes_outside_clipped(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n0 0 0 0\n5 5 -2 4\n50 30 20 20\n", ["1.png"])
     with pytest.warns(UserWarning, match="2 boxes without area are left out") as caught:
-        dataset = FaceDataset([label], size=32)
+        dataset = FaceDataset([label], DataConfig(size=32))
     assert len(caught) == 1
     assert dataset.target(0).boxes.tolist() == [[50, 30, 70, 50]]
     for epoch in range(20):
@@ -102,7 +107,7 @@ def test_boxes_without_area_are_dropped_with_one_warning_and_boxes_outside_clipp
 def test_unreadable_image_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n1 1 9 9\n# 2.png\n2 2 9 9\n", ["1.png", "2.png"])
     (tmp_path / "images" / "2.png").write_bytes(b"no picture")
-    dataset = FaceDataset([label], size=32)
+    dataset = FaceDataset([label], DataConfig(size=32))
     sample = dataset[0, 1]
     assert sample.path.endswith("1.png")
     assert len(sample.faults) == 1 and "2.png: not a readable image" in sample.faults[0]
@@ -117,7 +122,7 @@ def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png"])
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image; data.images names their folder"):
-        FaceDataset([label], size=32).check_readable()
+        FaceDataset([label], DataConfig(size=32)).check_readable()
 
 
 def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:

@@ -176,7 +176,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         (["--labels", tmp_path / "noimages.txt", *with_weights], "no image readable of 1: "),
         ([image, *with_weights, "test.sise=x2"], "test.sise: unknown setting; the nearest is test.size, which takes a text"),
         ([image, *with_weights, "test.nms=2"], "test.nms: expected a number of at least 0 and of at most 1, found 2"),
-        ([image, *with_weights, "train.lr=2"], "train.lr=2: only test.* and data.images can be set here"),
+        ([image, *with_weights, "train.lr=2"], "train.lr=2: only test.* and data.images, data.format,"),
         ([image, *with_weights, "test.device=gpu"], "device gpu: not available here"),
     ]
     for arguments, message in cases:

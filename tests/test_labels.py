@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.labels import image_path, read_labels, read_sizes
+from data.labels import read_labels, read_sizes
+from data.records import image_path
 
 POINTS = "11 12 0.0 21 12 0.0 16 18 0.0 12 24 0.0 20 24 0.0"
 

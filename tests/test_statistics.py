@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.labels import FaceRecord, read_labels
+from data.labels import read_labels
+from data.records import FaceRecord
 from data.statistics import GRID, Statistics, chi_square_quantile, count_positions, describe_uniformity, measure, overlaps, uniformity
 from utils.box_utils import jaccard
 

@@ -1,0 +1,102 @@
+"""The geometry of crops: which part of a photo is seen, and what of its faces. Needs NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from data.records import has_area
+from utils.arrays import BoolArray, FloatArray
+
+CROP_TRIALS = 250    # as published; a crowd of partly hidden faces may need many
+FIRST_TRIALS = 8    # most photos need no more
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,)."""
+
+    boxes: FloatArray
+    landmarks: FloatArray
+    has_landmarks: BoolArray
+    ignore: BoolArray
+
+    def where(self, keep: BoolArray) -> Faces:
+        """The faces that `keep` (N,) marks."""
+        return Faces(self.boxes[keep], self.landmarks[keep], self.has_landmarks[keep], self.ignore[keep])
+
+    def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Faces:
+        """The faces at place * scale + shift, each for x and y."""
+        by, to = np.array(scale, dtype=np.float32), np.array(shift, dtype=np.float32)
+        boxes = self.boxes.reshape(-1, 2, 2) * by + to
+        return Faces(boxes.reshape(-1, 4), self.landmarks * by + to, self.has_landmarks, self.ignore)
+
+
+def join(parts: list[Faces]) -> Faces:
+    """The faces of all parts as those of one image."""
+    return Faces(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "landmarks", "has_landmarks", "ignore")))
+
+
+class Window(NamedTuple):
+    """A part of an image in pixels of it; it may reach beyond the image."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def choose_window(width: int, height: int, faces: Faces, *, scales: tuple[float, ...], rng: np.random.Generator) -> Window:
+    """A random square that holds at least one face whole, its side a random one of `scales` times the image's short side.
+
+    One larger than the image holds the image somewhere in it, as far as it can. An image without faces is cropped anywhere; one of
+    which 250 trials hold no whole face is seen as a whole, in the top left corner of a square. Ignored faces do not count.
+    """
+    wanted = faces.boxes[~faces.ignore]
+    for trials in (FIRST_TRIALS, CROP_TRIALS - FIRST_TRIALS):
+        sides = np.maximum(1, (np.array(scales)[rng.integers(len(scales), size=trials)] * min(height, width)).astype(int))
+        left = rng.integers(np.minimum(0, width - sides), np.maximum(0, width - sides) + 1)
+        top = rng.integers(np.minimum(0, height - sides), np.maximum(0, height - sides) + 1)
+        chosen = 0
+        if len(wanted):
+            x1, y1, x2, y2 = wanted.T[:, :, None]    # (N, 1) each
+            whole = (x1 >= left) & (y1 >= top) & (x2 <= left + sides) & (y2 <= top + sides)    # (N, trials)
+            holds_one = whole.any(axis=0)
+            chosen = int(holds_one.argmax())
+            if not holds_one[chosen]:
+                continue
+        return Window(int(left[chosen]), int(top[chosen]), int(sides[chosen]), int(sides[chosen]))
+    return Window(0, 0, max(width, height), max(width, height))
+
+
+def look_through(faces: Faces, window: Window, *, min_visible: float) -> Faces:
+    """The faces as far as a window shows them, in pixels of it; points outside turn invalid.
+
+    `min_visible` 0 is the published rule: a face stays if its centre is inside. Above 0 a face stays if that share of its area is
+    visible; of others what is visible is ignored, for it is neither a face to learn nor background.
+    """
+    shown = faces.moved((1, 1), (-window.left, -window.top))
+    if min_visible:
+        visible = clip_boxes(shown.boxes, window.width, window.height)
+        share = np.prod(visible[:, 2:] - visible[:, :2], axis=1) / np.prod(shown.boxes[:, 2:] - shown.boxes[:, :2], axis=1)
+        shown = replace(shown, ignore=shown.ignore | (share < min_visible))
+    else:
+        centres = (shown.boxes[:, :2] + shown.boxes[:, 2:]) / 2
+        shown = shown.where(np.logical_and.reduce((centres > 0) & (centres < (window.width, window.height)), axis=1))
+    return clip(shown, window.width, window.height)
+
+
+def clip(faces: Faces, width: float, height: float) -> Faces:
+    """Faces of an image of that size: boxes end at its border, those left without area are dropped, points outside turn invalid."""
+    limit = np.array([width, height], dtype=np.float32)
+    boxes = clip_boxes(faces.boxes, width, height)
+    inside = ((faces.landmarks >= 0) & (faces.landmarks <= limit)).all(axis=2)
+    return Faces(boxes, faces.landmarks, faces.has_landmarks & inside, faces.ignore).where(has_area(boxes))
+
+
+def clip_boxes(boxes: FloatArray, width: float, height: float) -> FloatArray:
+    """Boxes (N,4) xyxy that end at the border of an image of that size; of those outside nothing is left."""
+    limit = np.array([width, height], dtype=np.float32)
+    return np.minimum(np.maximum(boxes.reshape(-1, 2, 2), 0), limit).reshape(-1, 4)

@@ -1,0 +1,184 @@
+"""What a label file says of an image, whatever its format. Needs NumPy only, so that analysing a large set starts at once."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.arrays import BoolArray, FloatArray
+
+POINTS = 5
+# A face as a RetinaFace label has it: x y w h, five times x y flag, and a last number. NaN: the file does not say.
+ROW = 20
+BOX, POINT_NUMBERS, LAST = slice(0, 4), slice(4, 19), 19
+UNKNOWN_POINTS = [-1.0] * 15
+ABSENT_POINTS = [float("nan")] * 15
+LARGEST = 1e9    # pixels; what float32 still holds apart by less than an image
+HEAVY_BLUR = 2    # of 0 clear, 1 normal, 2 heavy, as WIDER FACE counts it
+
+
+class Fault(NamedTuple):
+    """Something wrong with a labelled set: the file and its line, the kind of fault, and a sentence on this one."""
+
+    source: str
+    line: int
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.text}"
+
+
+# What a reader does about a fault: raise, or note it and go on without that line.
+Complain = Callable[[Fault], None]
+
+
+def raise_fault(fault: Fault) -> None:
+    """ValueError that names the place."""
+    raise ValueError(str(fault))
+
+
+@dataclass(frozen=True, eq=False)
+class FaceRecord:
+    """One image of a label file, as labelled.
+
+    path: the image's name, relative to the image folder; folder: where that is, unless the user says otherwise; source and line:
+    the label file and the line of the image in it, from 1; size: (width, height) in pixels where the file says it.
+
+    boxes (N,4) float32 xyxy and landmarks (N,5,2) float32 in pixels, -1 where a point is not labelled; has_landmarks (N,5) bool;
+    ignore (N,) bool, faces to be neither learnt nor denied; rows (N,20) float64, each face as a RetinaFace label has it, NaN for what
+    the file does not say; lines (N,) of each face in the file. N may be 0, and boxes may be without area.
+    """
+
+    path: str
+    folder: str
+    source: str
+    line: int
+    size: tuple[int, int] | None
+    boxes: FloatArray
+    landmarks: FloatArray
+    has_landmarks: BoolArray
+    ignore: BoolArray
+    rows: NDArray[np.float64]
+    lines: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def has_area(self) -> BoolArray:
+        """Which boxes (N,) have a positive width and height."""
+        return has_area(self.boxes)
+
+    @property
+    def words(self) -> list[list[float]]:
+        """The numbers of each face as a line of a RetinaFace label has them: 4, 5, 19 or 20."""
+        return [row[~np.isnan(row)].tolist() for row in self.rows]
+
+    def as_rows(self) -> FloatArray:
+        """Rows (N,15): x1 y1 x2 y2, the five points, and 1 where all five points are valid, else -1."""
+        return face_rows(self.boxes, self.landmarks, self.has_landmarks)
+
+
+def has_area(boxes: FloatArray) -> BoolArray:
+    """Which boxes (N,4) xyxy have a positive width and height."""
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+
+def face_rows(boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray) -> FloatArray:
+    """Rows (N,15): boxes (N,4) xyxy, landmarks (N,5,2), and 1 where all five points are valid, else -1."""
+    complete = np.where(has_landmarks.all(axis=1), 1, -1)
+    return np.column_stack([boxes, landmarks.reshape(-1, 2 * POINTS), complete]).astype(np.float32)
+
+
+def face_sizes(boxes: FloatArray) -> NDArray[np.float64]:
+    """The size (N,) of boxes (N,4) xyxy in pixels: the side of a square of their area; 0 for those without area."""
+    width, height = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0).T
+    return np.asarray(np.sqrt(width * height), dtype=np.float64)
+
+
+class RecordBuilder:
+    """Collects images and their faces while a file is read, in arrays that hold the whole file; `records` are views of them."""
+
+    def __init__(self, complain: Complain):
+        self.complain = complain
+        self._images: list[tuple[str, str, str, int, tuple[int, int] | None]] = []
+        self._first_face = array("q")
+        self._numbers = array("d")
+        self._given = array("B")    # how many numbers each row has; the rest is NaN
+        self._lines = array("i")
+        self._flags = array("B")    # 1: a crowd, 2: invalid, 4: heavily blurred
+
+    def add_image(self, path: str, *, folder: str, source: str, line: int, size: tuple[int, int] | None = None) -> None:
+        """Start an image; the faces added from now on are its own."""
+        self._images.append((path, folder, source, line, size))
+        self._first_face.append(len(self._lines))
+
+    def add_face(
+        self, row: Sequence[float], line: int, *, given: int = ROW, crowd: bool = False, invalid: bool = False, blurred: bool = False
+    ) -> None:
+        """Add a face of the image at hand; `row` are ROW numbers, of which the file gave `given`."""
+        self._numbers.extend(row)
+        self._given.append(given)
+        self._lines.append(line)
+        self._flags.append(crowd + 2 * invalid + 4 * blurred)
+
+    def __bool__(self) -> bool:
+        return bool(self._images)
+
+    def records(self, *, ignore_invalid: bool, ignore_blurred: bool, ignore_smaller: float) -> list[FaceRecord]:
+        """The images in their order. A face with a number that is none, or is out of all bounds, is complained of and left out."""
+        rows = np.frombuffer(self._numbers, dtype=np.float64).reshape(-1, ROW) if len(self._numbers) else np.empty((0, ROW))
+        lines = np.array(self._lines, dtype=np.int32)
+        flags = np.array(self._flags, dtype=np.uint8)
+        first = np.append(np.array(self._first_face, dtype=np.int64), len(lines))
+        bad = self._complain_of_numbers(rows, lines, first)
+        if bad.any():
+            rows, lines, flags = rows[~bad], lines[~bad], flags[~bad]
+            first = first - np.append(0, np.cumsum(bad))[first]
+        boxes = rows[:, BOX].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.astype(np.float32)
+        points = rows[:, POINT_NUMBERS].reshape(-1, POINTS, 3)[:, :, :2]
+        landmarks = np.where(np.isnan(points), -1, points).astype(np.float32)
+        has_landmarks = np.logical_and.reduce(landmarks >= 0, axis=2)
+        ignore = (flags & (1 + 2 * ignore_invalid + 4 * ignore_blurred)).astype(bool)
+        if ignore_smaller:
+            ignore |= face_sizes(boxes) < ignore_smaller
+        records = []
+        for (path, folder, source, line, size), start, end in zip(self._images, first[:-1], first[1:], strict=True):
+            part = slice(int(start), int(end))
+            faces = boxes[part], landmarks[part], has_landmarks[part], ignore[part], rows[part], lines[part]
+            records.append(FaceRecord(path, folder, source, line, size, *faces))
+        return records
+
+    def _complain_of_numbers(self, rows: NDArray[np.float64], lines: NDArray[np.int32], first: NDArray[np.int64]) -> BoolArray:
+        """Which rows (N,) have a number that is none, or too large to be one of pixels."""
+        given = np.array(self._given, dtype=np.uint8)
+        # Of a row of 5 numbers the fifth stands last, where that of 20 does.
+        expected = np.arange(ROW) < np.where(given == 5, 4, given)[:, None]
+        expected[:, LAST] |= given == 5
+        wrong = (expected & ~(np.abs(rows) < LARGEST)) | (~expected & ~np.isnan(rows))
+        bad = wrong.any(axis=1)
+        for face in np.flatnonzero(bad):
+            source = self._images[int(np.searchsorted(first, face, side="right")) - 1][2]
+            found = " ".join(f"{value:g}" for value in rows[face][expected[face]])
+            text = f"expected numbers below {LARGEST:g}, found {found[:40]!r}"
+            self.complain(Fault(source, int(lines[face]), "not a number", text))
+        return np.asarray(bad)
+
+
+def image_folder(record: FaceRecord, images: str | Path | None) -> Path:
+    """The folder of a record's image: `images`, or where its label's format has them, such as images/ beside the label file."""
+    return Path(images) if images is not None else Path(record.folder)
+
+
+def image_path(record: FaceRecord, images: str | Path | None) -> Path:
+    """Where the image of a record lies in its `image_folder`."""
+    return image_folder(record, images) / record.path

@@ -1,0 +1,133 @@
+"""Label files of one line a face: RetinaFace's label.txt, labelv2, and the official WIDER FACE lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.records import ABSENT_POINTS, HEAVY_BLUR, ROW, Fault, RecordBuilder
+
+# x y w h, then five (x y flag), then one last number; the shorter rows leave out what is at the end.
+ROW_LENGTHS = (4, 5, 19, 20)
+WIDER_LENGTHS = (4, 10)    # x y w h, and maybe blur expression illumination invalid occlusion pose
+ABSENT = float("nan")
+
+
+def read_text(path: str | Path) -> str:
+    """A text file of labels; FileNotFoundError, or ValueError for one that is no text."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such label file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable label file: {error}") from None
+
+
+def read_retinaface(path: str, text: str, builder: RecordBuilder, *, corners: bool) -> None:
+    """A header `# path` for each image, and a line `x y w h`, `(x y flag) x 5`, a last number for each of its faces.
+
+    A line may end after the box, or after the points. With `corners` it is labelv2: the header is `# path width height`, and the
+    box is `x1 y1 x2 y2`.
+    """
+    folder = str(Path(path).parent / "images")
+    header = "# path width height" if corners else "# path of an image"
+    in_image = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if line.startswith("#"):
+            name, size = _labelv2_header(line) if corners else (line[1:].strip(), None)
+            in_image = bool(name) and "\0" not in name
+            if in_image:
+                builder.add_image(name, folder=folder, source=path, line=number, size=size)
+            else:
+                found = "nothing behind '#'" if line == "#" else repr(line[:40])
+                builder.complain(Fault(path, number, "malformed line", f"expected '{header}', found {found}"))
+        elif line and not in_image:
+            builder.complain(Fault(path, number, "malformed line", f"expected '{header}' before the first face, found {line[:40]!r}"))
+        elif line:
+            numbers = _numbers(line, path, number, builder, lengths=ROW_LENGTHS)
+            if numbers:
+                if corners:
+                    numbers[2] -= numbers[0]
+                    numbers[3] -= numbers[1]
+                builder.add_face(_whole_row(numbers), number, given=len(numbers))
+
+
+def _whole_row(numbers: list[float]) -> list[float]:
+    if len(numbers) == ROW:
+        return numbers
+    if len(numbers) == 5:
+        return [*numbers[:4], *ABSENT_POINTS, numbers[4]]
+    return numbers + [ABSENT] * (ROW - len(numbers))
+
+
+def _labelv2_header(line: str) -> tuple[str, tuple[int, int] | None]:
+    parts = line[1:].rsplit(maxsplit=2)
+    if len(parts) < 3 or not is_size(parts[1:]):
+        return "", None
+    return parts[0].strip(), (int(parts[1]), int(parts[2]))
+
+
+def is_size(words: list[str]) -> bool:
+    """Whether these are the two words of an image's width and height: whole numbers above 0."""
+    return len(words) == 2 and all(word.isascii() and word.isdecimal() and 0 < len(word) < 10 and int(word) for word in words)
+
+
+def _numbers(line: str, path: str, number: int, builder: RecordBuilder, *, lengths: tuple[int, ...]) -> list[float]:
+    """The numbers of a line; none where it is malformed."""
+    parts = line.split()
+    if len(parts) not in lengths:
+        expected = ", ".join(map(str, lengths[:-1])) + f" or {lengths[-1]}"
+        builder.complain(Fault(path, number, "malformed line", f"expected {expected} numbers, found {len(parts)}"))
+        return []
+    try:
+        return list(map(float, parts))
+    except ValueError:
+        builder.complain(Fault(path, number, "malformed line", f"expected numbers, found {line[:40]!r}"))
+        return []
+
+
+def read_wider(path: str, text: str, builder: RecordBuilder) -> None:
+    """The official lists: a line with the path, one with the number of faces, and a line for each face.
+
+    That line is `x y w h blur expression illumination invalid occlusion pose`. An image without faces has the number 0 and one line
+    of zeros, which is no face.
+    """
+    folder = str(Path(path).parent / "images")
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    at = 0
+    while at < len(lines):
+        number, line = lines[at]
+        at += 1
+        if "\0" in line or _is_row(line):
+            builder.complain(Fault(path, number, "malformed line", f"expected the path of an image, found {line[:40]!r}"))
+            continue
+        count_line, count = lines[at] if at < len(lines) else (number, "the end of the file")
+        if not (count.isascii() and count.isdecimal() and len(count) < 10):
+            fault = f"expected the number of faces in {line[:80]!r}, found {count[:40]!r}"
+            builder.complain(Fault(path, count_line, "malformed line", fault))
+            continue
+        at += 1
+        builder.add_image(line, folder=folder, source=path, line=number)
+        end = at
+        while end < len(lines) and _is_row(lines[end][1]):
+            end += 1
+        rows, at = lines[at:end], end
+        if count == "0" and len(rows) == 1 and not set(rows[0][1]) - set("0 \t"):
+            rows = []
+        if len(rows) != int(count):
+            builder.complain(Fault(path, count_line, "wrong count", f"{line[:80]!r} announces {int(count)} faces, found {len(rows)}"))
+        for face_line, face in rows:
+            numbers = _numbers(face, path, face_line, builder, lengths=WIDER_LENGTHS)
+            blurred, invalid = (numbers[4] == HEAVY_BLUR, numbers[7] == 1) if len(numbers) == 10 else (False, False)
+            if numbers:
+                builder.add_face(_whole_row(numbers[:4]), face_line, given=4, invalid=invalid, blurred=blurred)
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is one of a face, well formed or not, and no path: it has several words and starts with a number."""
+    first, *rest = line.split()
+    try:
+        float(first)
+    except ValueError:
+        return False
+    return bool(rest)
