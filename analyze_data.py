@@ -1,153 +1,224 @@
-"""Statistics and pictures of labelled sets."""
+"""Measure, check, repair and convert labelled sets, and draw what is in them."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from config import Config, override
-from data.labels import FaceRecord, image_folder, image_path, read_labels, read_sizes
-from data.statistics import Statistics, describe_uniformity, measure
+from config import PRESETS, Config, load_config
+from data.analysis import Analysis, LabelledSet
+from data.checks import ACTIONS, LEFT_OUT, find_faults, inspect_images, repair
+from data.coverage import Priors
+from data.labels import read_labels, read_sizes, write_labels
+from data.records import FaceRecord, Fault, image_folder, raise_fault
 from utils.files import whole_file
-from utils.images import read_image, write_image
-from utils.plots import plot_positions
+from utils.images import write_image
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script, split_settings
-from utils.visualize import FIRST_IMAGES, contact_sheet, draw_faces, fit_cell
+from utils.visualize import contact_sheet, draw_faces, fit_cell
 
-LISTED_FAULTS = 20    # the rest is counted
+LISTED_FAULTS = 20    # images that cannot be read; the rest is counted
+SHEET_COLUMNS = 4
+MOST_LEVELS, LAST_STEP = 4, 32    # of every backbone: a stage has half the resolution of the one before
+SECTIONS = ("data.", "augmentation.", "model.", "loss.", "test.")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="analyze_data.py",
-        description="Count and measure the faces of label files, alone and together, and draw where they lie and the first images.",
+        description="Count and measure the faces of labelled sets, alone and together, and write statistics, pictures and a report. "
+        "With --check, --fix, --convert or --show-augmented do that instead.",
+        epilog="Formats: RetinaFace label.txt, the official WIDER FACE txt, labelv2, COCO JSON, folders of Pascal VOC XML and of YOLO txt. "
+        "Settings are those of config.py that shape data, priors and test size, such as data.size=640 or test.size=long:640.",
     )
-    parser.add_argument("labels", metavar="LABELS | key=value", nargs="+", help="label files in RetinaFace format; or data.images=DIR")
+    parser.add_argument("labels", metavar="LABELS | key=value", nargs="+", help="label files or folders of them; or settings")
     parser.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside each label file)")
     parser.add_argument("--sizes", metavar="FILE", help="text file of 'name width height', to open no image for its size")
+    parser.add_argument("--format", metavar="NAME", help="retinaface, wider, labelv2, coco, voc or yolo (default: told by form)")
+    parser.add_argument("--ground-truth", metavar="DIR", help="folder of wider_{easy,medium,hard}_val.mat, to split WIDER val by them")
+    presets = ", ".join(PRESETS)
+    parser.add_argument("--preset", metavar="NAME", default="resnet50", help=f"whose priors to test: {presets} (default: %(default)s)")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("statistics"), help="for the results (default: %(default)s)")
+    parser.add_argument("--check", action="store_true", help="list faults of labels and images as file:line: reason; exit code 1 for any")
+    parser.add_argument("--fix", metavar="FILE", type=Path, help="write a repaired label.txt, and the list of changes beside it")
+    parser.add_argument("--convert", metavar="FILE", type=Path, help="write the labels as a RetinaFace label.txt")
+    parser.add_argument("--show-augmented", metavar="N", type=int, help="draw N training images as the network sees them")
     arguments = parser.parse_intermixed_args(argv)
     settings, arguments.labels = split_settings(arguments.labels)
     for word in settings:
-        if not word.startswith("data.images="):
-            raise ValueError(f"{word}: only data.images can be set here")
-    arguments.images = arguments.images or override(Config(), settings).data.images
+        if not word.startswith(SECTIONS):
+            raise ValueError(f"{word}: only {', '.join(section + '*' for section in SECTIONS)} can be set here")
+    named = {"data.images": arguments.images, "data.format": arguments.format}
+    settings += [f"{key}={value}" for key, value in named.items() if value is not None]
+    arguments.config = load_config(arguments.preset, overrides=settings)
     if not arguments.labels:
         raise ValueError("expected label files, found none; --help shows what is expected")
+    if arguments.show_augmented is not None and arguments.show_augmented < 1:
+        raise ValueError(f"--show-augmented: expected a number of images of at least 1, found {arguments.show_augmented}")
     return arguments
 
 
-def find_sizes(
-    records: Sequence[FaceRecord], *, images: str | None, known: Mapping[str, tuple[int, int]] | None
-) -> tuple[dict[int, tuple[int, int]], list[str]]:
-    """The (width, height) of images by index, and what is wrong with those that should be there and cannot be read.
+def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> LabelledSet:
+    """Read the label files and, to `look`, the images that are there; `lenient` collects faults of single lines.
 
-    With `known` sizes no image is opened. A set that has no images/ beside its label has no sizes, and that is no fault.
-    ValueError where a folder that was named is missing, or no image has a known size.
+    With --sizes no image is opened for its size. A set that has no images/ beside its label has no images, and that is no fault.
+    ValueError where a folder that was named is missing, or no image has a size.
     """
+    config: Config = arguments.config
+    images = config.data.images
     if images is not None and not Path(images).is_dir():
         raise ValueError(f"{images}: no such folder of images")
-    if known is not None:
-        sizes = {index: known[record.path] for index, record in enumerate(records) if record.path in known}
-        if not sizes:
-            raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
-        return sizes, []
-    present = {folder for folder in {image_folder(record, images) for record in records} if folder.is_dir()}
-    wanted = [index for index, record in enumerate(records) if image_folder(record, images) in present]
-
-    def size_or_fault(index: int) -> tuple[int, int] | str:
-        try:
-            height, width = read_image(image_path(records[index], images), turn=False).shape[:2]
-        except (FileNotFoundError, ValueError) as error:
-            return str(error)
-        return width, height
-
-    with ThreadPoolExecutor() as pool:
-        results = tqdm(pool.map(size_or_fault, wanted), total=len(wanted), unit="image", disable=None, leave=False)
-        found = dict(zip(wanted, results, strict=True))
-    sizes = {index: result for index, result in found.items() if not isinstance(result, str)}
-    return sizes, [result for result in found.values() if isinstance(result, str)]
-
-
-def report(name: str, statistics: Statistics) -> str:
-    """The statistics of a set as some lines of text."""
-    numbers = statistics.numbers
-    lines = [
-        f"{name}",
-        f"  {numbers['faces']:,} faces in {numbers['images']:,} images, {numbers['images_without_faces']:,} of them without faces",
-        f"  mean size {numbers['mean_width']:.2f} x {numbers['mean_height']:.2f} pixels, mean area {numbers['mean_area']:,.2f}",
-        f"  {numbers['overlapping_faces']:,} faces overlap another one ({numbers['overlapping_share']:.2%}, IoU > 0)",
-        f"  {numbers['faces_with_landmarks']:,} faces with five landmarks",
-        f"  {numbers['degenerate_faces']:,} boxes without area, which the loader drops",
-    ]
-    if "out_of_range_faces" in numbers:
-        checked = f"of the {numbers['images_with_known_size']:,} images of known size"
-        fate = "which the loader clips to it, or drops where nothing is left"
-        lines.append(f"  {numbers['out_of_range_faces']:,} boxes leave their image ({checked}), {fate}")
-    else:
-        lines.append("  whether boxes leave their image is not known: there are no images and no --sizes")
-    lines.append(f"  {describe_uniformity(statistics)}")
-    return "\n".join(lines)
+    named = read_sizes(arguments.sizes) if arguments.sizes else {}
+    faults: list[Fault] = []
+    complain = faults.append if lenient else raise_fault
+    files = {path: read_labels(path, config=config.data, sizes=named, complain=complain) for path in arguments.labels}
+    labelled = LabelledSet(files, images, faults)
+    records = labelled.records
+    labelled.sizes = {index: record.size for index, record in enumerate(records) if record.size is not None}
+    labelled.sizes.update({index: named[record.path] for index, record in enumerate(records) if record.path in named})
+    if named and not labelled.sizes:
+        raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
+    if look:
+        present = {folder for folder in {image_folder(record, images) for record in records} if folder.is_dir()}
+        wanted = [index for index, record in enumerate(records) if image_folder(record, images) in present]
+        seen = tqdm(
+            inspect_images([records[index] for index in wanted], images), total=len(wanted), unit="image", disable=None, leave=False
+        )
+        labelled.inspections = dict(zip(wanted, seen, strict=True))
+        labelled.sizes.update({index: each.size for index, each in labelled.inspections.items() if each.size is not None})
+    return labelled
 
 
-def draw_first_images(records: Sequence[FaceRecord], *, images: str | None, path: Path) -> bool:
-    """Draw the first images that can be read, boxes in green and landmarks in red; False where there is none."""
-    drawn = []
-    for record in records:
-        try:
-            image = read_image(image_path(record, images), turn=False)
-        except (FileNotFoundError, ValueError):
-            continue
-        cell, factor = fit_cell(image)
-        drawn.append(draw_faces(cell, record.boxes * factor, record.landmarks * factor, record.has_landmarks))
-        if len(drawn) == FIRST_IMAGES:
-            break
-    if drawn:
-        write_image(path, contact_sheet(drawn))
-    return bool(drawn)
+def check(labelled: LabelledSet) -> int:
+    """Print all faults, and how many there are of each kind; how many there are."""
+    findings = find_faults(labelled.records, images=labelled.images, inspections=labelled.inspections, sizes=labelled.sizes)
+    faults = [*labelled.faults, *(finding.fault for finding in findings)]
+    for fault in faults:
+        print(fault)
+    counts = Counter(fault.reason for fault in faults)
+    images = f"{len(labelled.records):,} images, {len(labelled.inspections):,} of them opened"
+    print(f"{len(faults):,} faults in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
+    if not labelled.inspections:
+        folders = {str(image_folder(record, labelled.images)) for record in labelled.records}
+        print(f"the images were not checked: no folder {' or '.join(sorted(folders)[:3])}; --images names it")
+    return len(faults)
+
+
+def fix(labelled: LabelledSet, path: Path) -> None:
+    """Write a repaired label, and a list of what was changed."""
+    check_target(labelled, path, option="--fix")
+    records, changes = repair(labelled.records, images=labelled.images, inspections=labelled.inspections, sizes=labelled.sizes)
+    changes = [f"{fault}; {ACTIONS.get(fault.reason, LEFT_OUT)}" for fault in labelled.faults] + changes
+    if not records:
+        raise ValueError(f"--fix {path}: no image is left: {changes[0]}")
+    write_labels(records, path)
+    listed = path.with_name(path.name + ".changes.txt")
+    with whole_file(listed) as partial:
+        partial.write_text("".join(change + "\n" for change in changes), encoding="utf-8")
+    print(f"written {path}: {count_of(records)}; {len(changes):,} changes, listed in {listed}")
+    print_folder(labelled, path)
+
+
+def convert(labelled: LabelledSet, path: Path) -> None:
+    """Write the labels as a RetinaFace label.txt."""
+    check_target(labelled, path, option="--convert")
+    write_labels(labelled.records, path)
+    print(f"written {path}: {count_of(labelled.records)}")
+    ignored = sum(int(record.ignore.sum()) for record in labelled.records)
+    if ignored:
+        print(f"analyze_data.py: {ignored:,} ignored faces are written like others: the format cannot mark them", file=sys.stderr)
+    print_folder(labelled, path)
+
+
+def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
+    """ValueError where a label file cannot stand for the set, or would be written over one of its sources."""
+    sources = {Path(record.source).resolve() for record in labelled.records} | {Path(source).resolve() for source in labelled.files}
+    if path.resolve() in sources:
+        raise ValueError(f"{option} {path}: would write over a label that is read; name another file")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: expected a file, found a folder")
+    folders = sorted({str(image_folder(record, labelled.images)) for record in labelled.records})
+    if len(folders) > 1:
+        raise ValueError(f"{option} {path}: one label has one image folder, found {', '.join(folders[:3])}; write one file for each")
+
+
+def print_folder(labelled: LabelledSet, path: Path) -> None:
+    """Say where the images of a written label are, if that is not where they are looked for."""
+    folder = image_folder(labelled.records[0], labelled.images)
+    if folder.resolve() != (path.parent / "images").resolve():
+        print(f"its images lie in {folder}: use it with data.images={folder}")
+
+
+def count_of(records: Sequence[FaceRecord]) -> str:
+    return f"{len(records):,} images, {sum(map(len, records)):,} faces"
+
+
+def show_augmented(arguments: argparse.Namespace) -> None:
+    """Draw training images as the network sees them: learnt faces in green, ignored ones in grey, valid points in red."""
+    from data.dataset import FaceDataset  # brings PyTorch along, which nothing else here needs
+
+    config: Config = arguments.config
+    fill = config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1]
+    dataset = FaceDataset(arguments.labels, config.data, augmentation=config.augmentation, fill=fill, seed=config.train.seed)
+    dataset.check_readable()
+    cells = []
+    for number in range(arguments.show_augmented):
+        epoch, index = divmod(number, len(dataset))
+        sample = dataset[epoch, index]
+        cell, factor = fit_cell(np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()))
+        boxes, points, known, ignore = (part.numpy() for part in sample.target.parts())
+        cells.append(draw_faces(cell, boxes * factor, points * factor, known, ignore=ignore))
+    path = arguments.output / "augmented.png"
+    write_image(path, contact_sheet(cells, columns=min(SHEET_COLUMNS, math.ceil(math.sqrt(len(cells))))))
+    print(f"written {path}: {len(cells)} training images; learnt faces in green, ignored ones in grey, points in red")
+
+
+def priors_of(config: Config) -> Priors:
+    """The priors that the settings give a network."""
+    model = config.model
+    levels = len(model.min_sizes)
+    if levels > MOST_LEVELS:
+        raise ValueError(f"model.min_sizes: expected at most {MOST_LEVELS} lists, one for each level of a backbone, found {levels}")
+    steps = tuple(LAST_STEP >> level for level in reversed(range(levels)))
+    if model.return_layers:    # chosen by hand: only the network itself tells their steps, and building it takes PyTorch
+        from detector.backbone import build_backbone, levels_of
+
+        steps = tuple(level.stride for level in levels_of(build_backbone(model.backbone, return_layers=model.return_layers)))
+    return Priors(model.min_sizes, steps, config.loss.positive_iou, config.loss.min_best_iou)
+
+
+def list_faults(faults: Iterable[str]) -> None:
+    """Name the first images that cannot be read, and count the rest."""
+    listed = list(faults)
+    for fault in listed[:LISTED_FAULTS]:
+        print(f"analyze_data.py: {fault}", file=sys.stderr)
+    if len(listed) > LISTED_FAULTS:
+        print(f"analyze_data.py: and {len(listed) - LISTED_FAULTS:,} more images that cannot be read", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    known = read_sizes(arguments.sizes) if arguments.sizes else None
-    files = {path: read_labels(path) for path in arguments.labels}
-    records = [record for of_file in files.values() for record in of_file]
-    sizes, faults = find_sizes(records, images=arguments.images, known=known)
-
-    results: dict[str, Any] = {"files": {}}
-    first = 0
-    for path, of_file in files.items():
-        part = {index - first: sizes[index] for index in range(first, first + len(of_file)) if index in sizes}
-        statistics = measure(of_file, part)
-        results["files"][path] = statistics.numbers
-        print(report(path, statistics))
-        first += len(of_file)
-    total = measure(records, sizes)
-    results["total"] = total.numbers
-    if len(files) > 1:
-        print(report("total", total))
-
-    written = ["statistics.json"]
-    with whole_file(arguments.output / "statistics.json") as partial:
-        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    if total.positions is not None:
-        plot_positions(total.positions, arguments.output / "positions.png")
-        written.append("positions.png")
-    if draw_first_images(records, images=arguments.images, path=arguments.output / "first_images.png"):
-        written.append("first_images.png")
-    print(f"written to {arguments.output}: {', '.join(written)}")
-    for fault in faults[:LISTED_FAULTS]:
-        print(f"analyze_data.py: {fault}", file=sys.stderr)
-    if len(faults) > LISTED_FAULTS:
-        print(f"analyze_data.py: and {len(faults) - LISTED_FAULTS:,} more images that cannot be read", file=sys.stderr)
-    return DONE_WITH_FAULTS if faults else DONE
+    checking = arguments.check or arguments.fix is not None
+    other_work = arguments.convert is not None or arguments.show_augmented is not None
+    labelled = read_set(arguments, lenient=checking, look=checking or (not other_work and not arguments.sizes))
+    faults = check(labelled) if arguments.check else 0
+    if arguments.fix is not None:
+        fix(labelled, arguments.fix)
+    if arguments.convert is not None:
+        convert(labelled, arguments.convert)
+    if arguments.show_augmented is not None:
+        show_augmented(arguments)
+    if checking or other_work:
+        return DONE_WITH_FAULTS if faults else DONE
+    Analysis(labelled, arguments.config, priors_of(arguments.config), arguments.output).run(arguments.ground_truth)
+    list_faults(labelled.image_faults)
+    return DONE_WITH_FAULTS if labelled.image_faults else DONE
 
 
 if __name__ == "__main__":

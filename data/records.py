@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,9 +81,23 @@ class FaceRecord:
         """The numbers of each face as a line of a RetinaFace label has them: 4, 5, 19 or 20."""
         return [row[~np.isnan(row)].tolist() for row in self.rows]
 
+    def with_faces(self, rows: NDArray[np.float64], lines: NDArray[np.int32], ignore: BoolArray) -> FaceRecord:
+        """The same image with other faces: rows (N,20), lines (N,) and ignore (N,)."""
+        boxes, landmarks, has_landmarks = from_rows(rows)
+        return replace(self, boxes=boxes, landmarks=landmarks, has_landmarks=has_landmarks, ignore=ignore, rows=rows, lines=lines)
+
     def as_rows(self) -> FloatArray:
         """Rows (N,15): x1 y1 x2 y2, the five points, and 1 where all five points are valid, else -1."""
         return face_rows(self.boxes, self.landmarks, self.has_landmarks)
+
+
+def from_rows(rows: NDArray[np.float64]) -> tuple[FloatArray, FloatArray, BoolArray]:
+    """Boxes (N,4) xyxy, landmarks (N,5,2) and has_landmarks (N,5) of faces (N,20) as a RetinaFace label has them."""
+    boxes = rows[:, BOX].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    points = rows[:, POINT_NUMBERS].reshape(-1, POINTS, 3)[:, :, :2]
+    landmarks = np.where(np.isnan(points), -1, points).astype(np.float32)
+    return boxes.astype(np.float32), landmarks, np.logical_and.reduce(landmarks >= 0, axis=2)
 
 
 def has_area(boxes: FloatArray) -> BoolArray:
@@ -142,12 +156,7 @@ class RecordBuilder:
         if bad.any():
             rows, lines, flags = rows[~bad], lines[~bad], flags[~bad]
             first = first - np.append(0, np.cumsum(bad))[first]
-        boxes = rows[:, BOX].copy()
-        boxes[:, 2:] += boxes[:, :2]
-        boxes = boxes.astype(np.float32)
-        points = rows[:, POINT_NUMBERS].reshape(-1, POINTS, 3)[:, :, :2]
-        landmarks = np.where(np.isnan(points), -1, points).astype(np.float32)
-        has_landmarks = np.logical_and.reduce(landmarks >= 0, axis=2)
+        boxes, landmarks, has_landmarks = from_rows(rows)
         ignore = (flags & (1 + 2 * ignore_invalid + 4 * ignore_blurred)).astype(bool)
         if ignore_smaller:
             ignore |= face_sizes(boxes) < ignore_smaller

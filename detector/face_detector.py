@@ -17,6 +17,7 @@ from detector.weights import load_model
 from utils.arrays import Image
 from utils.box_utils import decode, decode_landmarks
 from utils.devices import pick_device, pick_dtype
+from utils.images import resize_factor
 from utils.nms import nms
 from utils.structures import Detections, Predictions
 
@@ -99,21 +100,10 @@ def resize(image: Image, size: str) -> Image:
     image that would have more than 2^28 pixels.
     """
     height, width = image.shape[:2]
-    factor = _factor(size, min(height, width), max(height, width))
+    factor = resize_factor(size, width, height)
     if factor == 1:
         return image
     new = max(1, round(width * factor)), max(1, round(height * factor))
     if new[0] * new[1] > MOST_PIXELS:
         raise ValueError(f"test.size={size}: {width} x {height} pixels would become {new[0]} x {new[1]}, expected at most {MOST_PIXELS:,}")
     return np.asarray(cv2.resize(image, new, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
-
-
-def _factor(size: str, short_side: int, long_side: int) -> float:
-    if size == "original":
-        return 1.0
-    if size.startswith("x"):
-        return float(size[1:])
-    kind, *limits = size.split(":")
-    if kind == "long":
-        return int(limits[0]) / long_side
-    return min(int(limits[0]) / short_side, int(limits[1]) / long_side)

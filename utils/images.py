@@ -64,3 +64,16 @@ def write_image(path: str | Path, image: Image) -> None:
         raise ValueError(f"{path}: cannot write {image.shape[1]} x {image.shape[0]} pixels in this format")
     with whole_file(path) as partial:
         partial.write_bytes(encoded.tobytes())
+
+
+def resize_factor(size: str, width: int, height: int) -> float:
+    """What the sides of a photo are multiplied by for a test size: original, x2 (times two), long:640 (long side), short:1600:2150
+    (short side, long side at most)."""
+    if size == "original":
+        return 1.0
+    if size.startswith("x"):
+        return float(size[1:])
+    kind, *limits = size.split(":")
+    if kind == "long":
+        return int(limits[0]) / max(width, height)
+    return min(int(limits[0]) / min(width, height), int(limits[1]) / max(width, height))

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from utils.files import whole_file
 
+BLUE, GREY = "#2a6f97", "#cfd8dc"
+LINES = ("#2e7d32", "#e07a1f", "#b71c1c")
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the file appears whole or not at all."""
@@ -31,6 +34,49 @@ def plot_losses(rows: Sequence[Mapping[str, float]], names: Sequence[str], path:
         axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
     figure.suptitle("Training losses, each the mean since the point before")
+    save_figure(figure, path)
+
+
+def plot_histograms(histograms: Sequence[tuple[str, str, NDArray[np.float64], NDArray[np.int64]]], path: Path) -> None:
+    """Bars of counts for each (title, name of the values, edges (N + 1,), counts (N,)), two beside each other.
+
+    Bars are equally wide whatever their edges, which are written below them.
+    """
+    rows = -(-len(histograms) // 2)
+    figure = Figure(figsize=(12, 4 * rows), layout="constrained")
+    for axis, (title, name, edges, counts) in zip(figure.subplots(rows, 2, squeeze=False).flat, histograms, strict=False):
+        places = np.arange(len(counts))
+        axis.bar(places + 0.5, counts, width=0.92, color=BLUE)
+        step = -(-len(edges) // 12)
+        axis.set_xticks(np.arange(len(edges))[::step], [f"{edge:.3g}" if edge < 1000 else f"{edge:.0f}" for edge in edges[::step]])
+        axis.set_title(title)
+        axis.set_xlabel(name)
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    save_figure(figure, path)
+
+
+def plot_coverage(groups: Sequence[str], curves: Mapping[str, tuple[Sequence[int], Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """For each of some rasters, how many faces are in each group of sizes (bars), and shares of them between 0 and 1 (lines, NaN where
+    a group is empty)."""
+    figure = Figure(figsize=(12, 4.2 * len(curves)), layout="constrained")
+    places = np.arange(len(groups))
+    for axis, (title, (faces, shares)) in zip(figure.subplots(len(curves), 1, squeeze=False).flat, curves.items(), strict=True):
+        axis.bar(places, faces, color=GREY, label="faces")
+        axis.set_xticks(places, groups)
+        axis.set_xlabel("size of the face in pixels of the network's input, sqrt(width x height)")
+        axis.set_ylabel("faces")
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.set_title(title)
+        line_axis = axis.twinx()
+        for (name, values), color in zip(shares.items(), LINES, strict=False):
+            line_axis.plot(places, values, marker="o", color=color, label=name)
+        line_axis.set_ylim(0, 1.05)
+        line_axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        line_axis.grid(axis="y", alpha=0.3)
+        handles = [part for each in (axis, line_axis) for part in each.get_legend_handles_labels()[0]]
+        line_axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.07, 1))
     save_figure(figure, path)
 
 

@@ -26,13 +26,14 @@ class Target:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
         """The same faces on another device."""
-        return Target(*(part.to(device, non_blocking=non_blocking) for part in self._parts()))
+        return Target(*(part.to(device, non_blocking=non_blocking) for part in self.parts()))
 
     def pin_memory(self) -> Target:
         """The same faces in page-locked memory, for copies to a GPU that do not wait; a DataLoader calls this."""
-        return Target(*(part.pin_memory() for part in self._parts()))
+        return Target(*(part.pin_memory() for part in self.parts()))
 
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """boxes, landmarks, has_landmarks, ignore."""
         return self.boxes, self.landmarks, self.has_landmarks, self.ignore
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from utils.arrays import BoolArray, FloatArray, Image
-from utils.structures import Detections
 
-GREEN, RED, WHITE, BLACK = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+if TYPE_CHECKING:    # it brings PyTorch along, which takes longer to import than a label file to draw
+    from utils.structures import Detections
+
+GREEN, RED, WHITE, BLACK, GREY = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (160, 160, 160)
 FIRST_IMAGES = 4    # of a set, shown on a contact sheet
 SHEET_CELL = 640    # pixels; side of an image on a contact sheet
 SUBPIXEL = 4    # fractional bits of OpenCV's coordinates
@@ -28,20 +31,20 @@ def draw_detections(image: Image, detections: Detections) -> Image:
     return drawn
 
 
-def draw_faces(image: Image, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray) -> Image:
-    """A copy of an image with labelled boxes (N,4) in green and known landmarks (N,5,2) in red."""
+def draw_faces(image: Image, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray, *, ignore: BoolArray) -> Image:
+    """A copy of an image with labelled boxes (N,4) in green, those to ignore (N,) in grey, and known landmarks (N,5,2) in red."""
     drawn = image.copy()
-    for box, points, known in zip(boxes, landmarks, has_landmarks, strict=True):
-        _draw_box(drawn, box)
+    for box, points, known, is_ignored in zip(boxes, landmarks, has_landmarks, ignore, strict=True):
+        _draw_box(drawn, box, GREY if is_ignored else GREEN)
         _draw_points(drawn, points[known], face_width=float(box[2] - box[0]))
     return drawn
 
 
-def _draw_box(image: Image, box: FloatArray) -> None:
-    """Outline a box (4,) xyxy in green, thicker on a large image."""
+def _draw_box(image: Image, box: FloatArray, color: tuple[int, int, int] = GREEN) -> None:
+    """Outline a box (4,) xyxy, thicker on a large image."""
     # A box ends at the border between two pixels, OpenCV draws on their centres.
     x1, y1, x2, y2 = (int(value) for value in np.rint((np.clip(box, -1e5, 1e5) - 0.5) * 2**SUBPIXEL))
-    cv2.rectangle(image, (x1, y1), (x2, y2), GREEN, _line_width(image), cv2.LINE_AA, SUBPIXEL)
+    cv2.rectangle(image, (x1, y1), (x2, y2), color, _line_width(image), cv2.LINE_AA, SUBPIXEL)
 
 
 def _draw_points(image: Image, points: FloatArray, *, face_width: float) -> None:

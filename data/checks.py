@@ -1,0 +1,270 @@
+"""What is wrong with a labelled set, and a repaired copy. Needs NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.records import BOX, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_folder, image_path
+from utils.arrays import BoolArray
+from utils.image_header import UPRIGHT, parse_header
+from utils.images import decode_image, read_file
+
+POINT_NAMES = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
+LEFT_RIGHT = ((0, 1), (3, 4))    # pairs of points
+ROUNDING = 1.0    # pixels that a point may lie outside its box: labels round boxes, and points on their edge, to whole pixels
+SWAPPED = 0.1    # of the face's width: how far left of its partner a right point lies where the two have changed places
+REPAIRS = 20    # rounds at most; a repair seldom uncovers another fault
+
+# What is done about each kind of fault in a repaired copy.
+LEFT_OUT, IMAGE_LEFT_OUT = "left out", "image left out"
+ACTIONS = {
+    "box without area": LEFT_OUT,
+    "duplicate box": LEFT_OUT,
+    "box out of range": "clipped to the image",
+    "point outside its box": "marked as not labelled",
+    "left and right swapped": "swapped back",
+    "image listed twice": "faces moved to the first place",
+    "path outside the image folder": IMAGE_LEFT_OUT,
+    "missing image": IMAGE_LEFT_OUT,
+    "unreadable image": IMAGE_LEFT_OUT,
+    "image turned by EXIF": IMAGE_LEFT_OUT,
+    "wrong image size": "size of the image taken",
+    "wrong count": "faces taken as they are",
+}
+
+
+class Finding(NamedTuple):
+    """A fault, the index of its image among the records, and that of its face in the image; -1 for a fault of the image."""
+
+    fault: Fault
+    image: int
+    face: int = -1
+
+
+class Inspection(NamedTuple):
+    """What an image file is like: its (width, height) in pixels and its EXIF orientation, or what is wrong with it."""
+
+    size: tuple[int, int] | None
+    orientation: int
+    fault: tuple[str, str] | None
+
+
+def inspect_images(records: Sequence[FaceRecord], images: str | None) -> Iterable[Inspection]:
+    """Decode each record's image, on all cores, in their order."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(inspect_image, (image_path(record, images) for record in records))
+
+
+def inspect_image(path: Path) -> Inspection:
+    """What one image file is like; it is decoded whole, for only that shows damage."""
+    try:
+        encoded = read_file(path)
+        header = parse_header(encoded.tobytes())
+        height, width = decode_image(encoded, path, turn=False).shape[:2]
+    except FileNotFoundError as error:
+        return Inspection(None, UPRIGHT, ("missing image", str(error)))
+    except ValueError as error:
+        return Inspection(None, UPRIGHT, ("unreadable image", str(error)))
+    return Inspection((width, height), header.orientation if header else UPRIGHT, None)
+
+
+def find_faults(
+    records: Sequence[FaceRecord], *, images: str | None, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
+) -> list[Finding]:
+    """All faults of some records, by file and line. `inspections` by index, of the images that were opened, and `sizes` of as many as
+    are known otherwise."""
+    sizes = {**sizes, **{index: seen.size for index, seen in inspections.items() if seen.size is not None}}
+    findings = [*_image_faults(records, images, inspections), *_face_faults(records, sizes)]
+    order = {source: number for number, source in enumerate(dict.fromkeys(record.source for record in records))}
+    return sorted(findings, key=lambda finding: (order[finding.fault.source], finding.fault.line))
+
+
+def _image_faults(
+    records: Sequence[FaceRecord], images: str | None, inspections: Mapping[int, Inspection]
+) -> Iterable[Finding]:
+    first: dict[str, FaceRecord] = {}
+    folders = {str(image_folder(record, images)) for record in records}
+    absolute = {folder: os.path.abspath(folder) for folder in folders}
+    for index, record in enumerate(records):
+        name = posixpath.normpath(record.path.replace("\\", "/"))
+        if name.startswith(("../", "/")) or name == ".." or re.match("[A-Za-z]:/", name):
+            yield _of_image(record, index, "path outside the image folder", f"{record.path[:80]!r} leads out of the image folder")
+            continue
+        place = f"{absolute[str(image_folder(record, images))]}/{name}"
+        if place in first:
+            before = first[place]
+            where = f"line {before.line}" if before.source == record.source else f"{before.source}:{before.line}"
+            yield _of_image(record, index, "image listed twice", f"{record.path[:80]!r} is listed in {where} already")
+        first.setdefault(place, record)
+        if index in inspections:
+            yield from _inspection_faults(record, index, inspections[index])
+
+
+def _inspection_faults(record: FaceRecord, index: int, seen: Inspection) -> Iterable[Finding]:
+    if seen.fault is not None:
+        yield _of_image(record, index, *seen.fault)
+    if seen.orientation != UPRIGHT and seen.size is not None:
+        text = (
+            f"{record.path[:80]!r} is turned by its EXIF orientation {seen.orientation}: boxes have to be for its raster as stored, "
+            f"{seen.size[0]} x {seen.size[1]}; save it upright, without the tag"
+        )
+        yield _of_image(record, index, "image turned by EXIF", text)
+    if None not in (seen.size, record.size) and seen.size != record.size:
+        text = f"{record.path[:80]!r} is labelled as {_by(record.size)} pixels, the image has {_by(seen.size)}"
+        yield _of_image(record, index, "wrong image size", text)
+
+
+def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, int]]) -> Iterable[Finding]:
+    """Faults of boxes and points, of all records at once: a set has hundreds of thousands of them."""
+    if not records:
+        return
+    counts = [len(record) for record in records]
+    image = np.repeat(np.arange(len(records)), counts)    # (F,)
+    face = np.concatenate([np.arange(count) for count in counts])
+    boxes = np.concatenate([record.boxes for record in records]).astype(np.float64)    # (F, 4)
+    rows = np.concatenate([record.rows for record in records])    # (F, 20)
+    limits = np.full((len(records), 2), np.inf)
+    for index, size in sizes.items():
+        limits[index] = size
+    limits = limits[image]    # (F, 2)
+
+    def found(which: BoolArray, reason: str, text: str) -> Iterable[Finding]:
+        for at in np.flatnonzero(which):
+            record = records[image[at]]
+            numbers = " ".join(f"{number:g}" for number in rows[at, BOX])
+            width, height = limits[at]
+            sentence = text.format(box=numbers, size=f"{width:.0f} x {height:.0f}", points=_point_names(outside[at]))
+            yield Finding(Fault(record.source, int(record.lines[face[at]]), reason, sentence), int(image[at]), int(face[at]))
+
+    outside = points_outside(np.concatenate([record.landmarks for record in records]), boxes) & np.concatenate(
+        [record.has_landmarks for record in records]
+    )    # (F, 5)
+    with_area = np.concatenate([record.has_area for record in records])    # (F,)
+    beyond = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1) | (boxes[:, :2] > limits).any(axis=1)
+    yield from found(~with_area, "box without area", "box {box} (x y w h) has no area")
+    yield from found(beyond & np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
+    yield from found(beyond & ~np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) starts before its image")
+    yield from found(duplicates(image, boxes), "duplicate box", "box {box} (x y w h) stands in this image already")
+    yield from found(outside.any(axis=1) & with_area, "point outside its box", "{points} outside of box {box} (x y w h)")
+    swapped = np.concatenate([swapped_pairs(record).any(axis=1) for record in records])
+    yield from found(swapped & with_area, "left and right swapped", "left and right points of box {box} (x y w h) are swapped")
+
+
+def duplicates(image: NDArray[np.int64], boxes: NDArray[np.float64]) -> BoolArray:
+    """Which of the boxes (F,4) stand in their image (F,) already, number by number."""
+    order = np.lexsort((*boxes.T[::-1], image))    # stable, so the first stays first
+    equal = (image[order][1:] == image[order][:-1]) & np.logical_and.reduce(boxes[order][1:] == boxes[order][:-1], axis=1)
+    result = np.zeros(len(boxes), dtype=bool)
+    result[order[1:][equal]] = True
+    return result
+
+
+def points_outside(landmarks: NDArray[np.floating], boxes: NDArray[np.floating]) -> BoolArray:
+    """Which of the points (F,5,2) lie more than a pixel outside of their box (F,4) xyxy."""
+    low, high = boxes[:, None, :2] - ROUNDING, boxes[:, None, 2:] + ROUNDING
+    return np.logical_or.reduce((landmarks < low) | (landmarks > high), axis=2)
+
+
+def swapped_pairs(record: FaceRecord) -> BoolArray:
+    """Which faces have their eyes, and which the corners of their mouth (N,2), the wrong way round, left being left in the image.
+
+    Nothing is said of a face upside down, nor of one whose points of a pair lie almost above one another, as in a profile.
+    """
+    x, y = record.landmarks[:, :, 0], record.landmarks[:, :, 1]
+    margin = SWAPPED * (record.boxes[:, 2] - record.boxes[:, 0])
+    upright = y[:, :2].sum(axis=1) < y[:, 3:].sum(axis=1)
+    known = record.has_landmarks[:, [0, 1, 3, 4]].all(axis=1)
+    pairs = [(x[:, left] - x[:, right] > margin) & upright & known for left, right in LEFT_RIGHT]
+    return np.stack(pairs, axis=1)
+
+
+def repair(
+    records: Sequence[FaceRecord], *, images: str | None, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
+) -> tuple[list[FaceRecord], list[str]]:
+    """Records in which nothing is found wrong any more, and a line on each change. The records given stay as they are."""
+    kept = list(range(len(records)))    # where each record stood at first
+    fixed = list(records)
+    changes: list[str] = []
+    for _ in range(REPAIRS):
+        seen = {new: inspections[old] for new, old in enumerate(kept) if old in inspections}
+        known = {new: sizes[old] for new, old in enumerate(kept) if old in sizes}
+        findings = find_faults(fixed, images=images, inspections=seen, sizes=known)
+        if not findings:
+            break
+        changes += [f"{finding.fault}; {ACTIONS[finding.fault.reason]}" for finding in findings]
+        known.update({index: each.size for index, each in seen.items() if each.size is not None})
+        gone = _repair_images(fixed, findings, known, images)
+        kept = [old for new, old in enumerate(kept) if new not in gone]
+        fixed = [record for new, record in enumerate(fixed) if new not in gone]
+    return fixed, changes
+
+
+def _repair_images(
+    records: list[FaceRecord], findings: Sequence[Finding], sizes: Mapping[int, tuple[int, int]], images: str | None
+) -> set[int]:
+    """Mend records in place of the list, once; the indices of those to be left out."""
+    of_image: dict[int, list[Finding]] = {}
+    for finding in findings:
+        of_image.setdefault(finding.image, []).append(finding)
+    for index, its_findings in of_image.items():
+        records[index] = _repair_faces(records[index], its_findings, sizes.get(index))
+    gone = {index for index, its_findings in of_image.items() if any(ACTIONS[each.fault.reason] == IMAGE_LEFT_OUT for each in its_findings)}
+    first: dict[str, int] = {}
+    for index, record in enumerate(records):
+        place = os.path.normpath(image_path(record, images))
+        before = first.setdefault(place, index)
+        if before != index and index not in gone:
+            gone.add(index)
+            records[before] = records[before].with_faces(
+                np.concatenate([records[before].rows, record.rows]),
+                np.concatenate([records[before].lines, record.lines]),
+                np.concatenate([records[before].ignore, record.ignore]),
+            )
+    return gone
+
+
+def _repair_faces(record: FaceRecord, findings: Sequence[Finding], size: tuple[int, int] | None) -> FaceRecord:
+    rows = record.rows.copy()
+    keep = np.ones(len(rows), dtype=bool)
+    swapped = swapped_pairs(record)
+    outside = points_outside(record.landmarks, record.boxes) & record.has_landmarks
+    for finding in findings:
+        action, face = ACTIONS[finding.fault.reason], finding.face
+        if action == LEFT_OUT:
+            keep[face] = False
+        elif finding.fault.reason == "box out of range":
+            low, high = np.maximum(rows[face, :2], 0), rows[face, :2] + rows[face, 2:4]
+            high = high if size is None else np.minimum(high, size)
+            rows[face, BOX] = *low, *np.maximum(high - low, 0)
+        elif finding.fault.reason == "point outside its box":
+            rows[face, POINT_NUMBERS].reshape(POINTS, 3)[outside[face]] = -1
+        elif finding.fault.reason == "left and right swapped":
+            points = rows[face, POINT_NUMBERS].reshape(POINTS, 3)
+            for pair, (left, right) in enumerate(LEFT_RIGHT):
+                if swapped[face, pair]:
+                    points[[left, right]] = points[[right, left]]
+        elif finding.fault.reason == "wrong image size":
+            record = replace(record, size=size)
+    return record.with_faces(rows[keep], record.lines[keep], record.ignore[keep])
+
+
+def _of_image(record: FaceRecord, index: int, reason: str, text: str) -> Finding:
+    return Finding(Fault(record.source, record.line, reason, text), index)
+
+
+def _point_names(which: BoolArray) -> str:
+    return ", ".join(name for name, is_outside in zip(POINT_NAMES, which, strict=True) if is_outside)
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return f"{size[0]} x {size[1]}" if size else "unknown"
