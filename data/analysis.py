@@ -69,7 +69,7 @@ class Analysis:
         self.results["total"] = total.numbers
         if len(parts) > 1:
             print(describe("total", total))
-        self._tell_numbers({**self.results["files"], "total": total.numbers})
+        self._tell_numbers({**self.results["files"], "total": total.numbers} if len(parts) > 1 else self.results["files"])
         self._draw(total)
         self._cover(whole)
         if lists:
@@ -152,8 +152,9 @@ class Analysis:
         print(f"priors {format_sizes(self.priors)}", *lines, proposal, sep="\n  ")
         curves = {titles[name]: coverage_curves(numbers, self.priors) for name, numbers in total["coverage"].items()}
         plot_coverage(bin_names(), curves, self.output / "coverage.png")
-        caption = " ".join(f"{line}." for line in [*lines, proposal])
-        self._add_picture("coverage.png", f"Coverage by the priors {format_sizes(self.priors)}", caption)
+        self._add_picture("coverage.png", f"Coverage by the priors {format_sizes(self.priors)}", "Lines belong to the scale on the right.")
+        for line in [*lines, proposal]:
+            self.report.text(line)
 
     def _propose(self, rasters: Mapping[str, Raster]) -> str:
         """Prior sizes that fit this data, told in a line: of faces in training where their sizes there are known."""

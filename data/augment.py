@@ -100,7 +100,7 @@ def _fit_axis(
 
 
 def mosaic(parts: Sequence[tuple[Image, Faces]], *, centre: tuple[int, int], min_visible: float) -> tuple[Image, Faces]:
-    """One picture of the top left corners of four squares (S,S,3), which meet at `centre` (x, y): top left, top right, and below.
+    """One picture of four squares (S,S,3) that meet at `centre` (x, y) with a corner each: top left, top right, and below.
 
     Of each square only what fits is seen; its faces are kept as `look_through` does.
     """
@@ -108,10 +108,12 @@ def mosaic(parts: Sequence[tuple[Image, Faces]], *, centre: tuple[int, int], min
     x, y = centre
     image = np.empty_like(parts[0][0])
     seen = []
-    corners = [(0, 0), (x, 0), (0, y), (x, y)]
-    for (picture, faces), (left, top) in zip(parts, corners, strict=True):
-        window = Window(0, 0, size - x if left else x, size - y if top else y)
-        image[top : top + window.height, left : left + window.width] = picture[: window.height, : window.width]
+    spans = [((left, right), (top, bottom)) for top, bottom in ((0, y), (y, size)) for left, right in ((0, x), (x, size))]
+    for (picture, faces), ((left, right), (top, bottom)) in zip(parts, spans, strict=True):
+        # On the left the squares show their right part, above their lower one.
+        window = Window(size - x if left == 0 else 0, size - y if top == 0 else 0, right - left, bottom - top)
+        rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+        image[top:bottom, left:right] = picture[rows, columns]
         seen.append(look_through(faces, window, min_visible=min_visible).moved((1, 1), (left, top)))
     return image, join(seen)
 

@@ -243,9 +243,9 @@ def _repair_faces(record: FaceRecord, findings: Sequence[Finding], size: tuple[i
         if action == LEFT_OUT:
             keep[face] = False
         elif finding.fault.reason == "box out of range":
-            low, high = np.maximum(rows[face, :2], 0), rows[face, :2] + rows[face, 2:4]
-            high = high if size is None else np.minimum(high, size)
-            rows[face, BOX] = *low, *np.maximum(high - low, 0)
+            limit = np.inf if size is None else size
+            low, high = (np.clip(corner, 0, limit) for corner in (rows[face, :2], rows[face, :2] + rows[face, 2:4]))
+            rows[face, BOX] = *low, *(high - low)
         elif finding.fault.reason == "point outside its box":
             rows[face, POINT_NUMBERS].reshape(POINTS, 3)[outside[face]] = -1
         elif finding.fault.reason == "left and right swapped":

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from config import DataConfig
 from data.coco import read_coco
-from data.records import Complain, FaceRecord, RecordBuilder, raise_fault
+from data.records import Complain, FaceRecord, RecordBuilder, from_rows, raise_fault
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import read_voc
 from data.yolo import read_yolo
@@ -126,7 +129,17 @@ def write_labels(records: Iterable[FaceRecord], path: str | Path) -> None:
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(f"# {record.path}\n")
-            file.writelines(" ".join(f"{number:.15g}" for number in words) + "\n" for words in record.words)
+            file.writelines(_format_row(row) + "\n" for row in record.rows)
+
+
+def _format_row(row: NDArray[np.float64]) -> str:
+    """A face (20,) as a line: in 15 digits, which read well, or in 17 where that would move a corner or point by a bit of float32."""
+    numbers = row[~np.isnan(row)]
+    line = " ".join(f"{number:.15g}" for number in numbers)
+    shortened = row.copy()
+    shortened[~np.isnan(row)] = list(map(float, line.split()))
+    same = all(np.array_equal(old, new) for old, new in zip(from_rows(row[None]), from_rows(shortened[None]), strict=True))
+    return line if same else " ".join(repr(number) for number in numbers.tolist())
 
 
 def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from utils.files import whole_file
 from utils.images import write_image
 from utils.script import ArgumentParser, run_script
 
+LABEL_NAME, COCO_NAME = "label.txt", "annotations.json"
 IMAGE_SIZE = 320    # pixels
 FACE_SIZES = (0.07, 0.6)    # height of a face / side of its image; small ones are as likely as large ones, octave by octave
 MOST_FACES = 6
@@ -24,23 +27,45 @@ OVERSAMPLING = 4    # a face is drawn this many times too large and shrunk, so t
 FEATURES = np.array([[-0.42, -0.18], [0.42, -0.18], [0.0, 0.2], [-0.32, 0.52], [0.32, 0.52]])
 
 
-def draw_set(folder: str | Path, *, images: int, size: int = IMAGE_SIZE, seed: int = 0) -> Path:
-    """Draw images/ and, last, label.txt with exact boxes and landmarks into a folder, and return the label's path.
+def draw_set(folder: str | Path, *, images: int, size: int = IMAGE_SIZE, seed: int = 0, coco: bool = False) -> Path:
+    """Draw images/ and, last, a label file with exact boxes and landmarks into a folder, and return the label's path.
 
-    An equal seed gives equal images; one in ten has no face. The label is in RetinaFace format, 20 numbers a face.
+    An equal seed gives equal images; one in ten has no face. The label is label.txt in RetinaFace format, 20 numbers a face, or
+    annotations.json in that of COCO.
     """
     folder = Path(folder)
-    lines = []
+    drawn: list[tuple[str, FloatArray, FloatArray]] = []
     for index in range(images):
         image, boxes, landmarks = draw_image(np.random.default_rng((seed, index)), size)
-        name = f"drawn_{index:04d}.jpg"
-        write_image(folder / "images" / name, image)
+        drawn.append((f"drawn_{index:04d}.jpg", boxes, landmarks))
+        write_image(folder / "images" / drawn[-1][0], image)
+    label = folder / (COCO_NAME if coco else LABEL_NAME)
+    with whole_file(label) as partial:
+        partial.write_text(coco_text(drawn, size) if coco else label_text(drawn), encoding="utf-8")
+    return label
+
+
+def label_text(drawn: Sequence[tuple[str, FloatArray, FloatArray]]) -> str:
+    """Images, each with its name, boxes (N,4) xyxy and landmarks (N,5,2), as a RetinaFace label."""
+    lines = []
+    for name, boxes, landmarks in drawn:
         lines.append(f"# {name}")
         lines += [label_line(box, points) for box, points in zip(boxes, landmarks, strict=True)]
-    label = folder / "label.txt"
-    with whole_file(label) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return label
+    return "\n".join(lines) + "\n"
+
+
+def coco_text(drawn: Sequence[tuple[str, FloatArray, FloatArray]], size: int) -> str:
+    """Square images, each with its name, boxes (N,4) xyxy and landmarks (N,5,2), as a COCO file."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, (name, boxes, landmarks) in enumerate(drawn, start=1):
+        images.append({"id": index, "file_name": name, "width": size, "height": size})
+        for (x1, y1, x2, y2), points in zip(boxes.round(2).tolist(), landmarks.round(2).tolist(), strict=True):
+            box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+            face = {"id": len(annotations) + 1, "image_id": index, "category_id": 1, "iscrowd": 0, "area": round(box[2] * box[3], 2)}
+            annotations.append({**face, "bbox": box, "num_keypoints": 5, "keypoints": [number for x, y in points for number in (x, y, 2)]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def label_line(box: FloatArray, landmarks: FloatArray) -> str:
@@ -187,16 +212,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m data.synthetic", description="Draw images of faces with exact boxes and landmarks: DIR/label.txt and DIR/images/."
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="where to draw; must not hold a label.txt yet")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where to draw; must not hold a label yet")
     parser.add_argument("--images", metavar="N", type=int, default=200, help="how many (default: %(default)s)")
     parser.add_argument("--size", metavar="PIXELS", type=int, default=IMAGE_SIZE, help="side of an image (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="equal seeds draw equal images (default: %(default)s)")
+    parser.add_argument("--coco", action="store_true", help="write the labels as COCO JSON, annotations.json, instead of label.txt")
     arguments = parser.parse_args(argv)
-    if (arguments.folder / "label.txt").exists():
-        raise ValueError(f"{arguments.folder}: holds a label.txt already; name another folder")
+    for name in (LABEL_NAME, COCO_NAME):
+        if (arguments.folder / name).exists():
+            raise ValueError(f"{arguments.folder}: holds a {name} already; name another folder")
     if arguments.images < 1 or arguments.size < 32 or arguments.seed < 0:
         raise ValueError("expected --images of at least 1, --size of at least 32 and --seed of at least 0")
-    label = draw_set(arguments.folder, images=arguments.images, size=arguments.size, seed=arguments.seed)
+    label = draw_set(arguments.folder, images=arguments.images, size=arguments.size, seed=arguments.seed, coco=arguments.coco)
     print(f"{label}: {arguments.images} images")
     return 0
 

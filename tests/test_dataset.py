@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
-from config import DataConfig
+from config import AugmentationConfig, DataConfig
 from data.dataset import FaceDataset
 from data.loader import Batch, EpochSampler, FaceLoader
+from data.synthetic import draw_set
 from utils.images import write_image
 from utils.structures import Target
 
@@ -56,6 +62,7 @@ def test_epochs_and_seeds_differ(drawn_set: Path) -> None:
 def test_batch_is_uint8_and_has_a_target_for_each_image(drawn_set: Path) -> None:
     batch = batches(FaceDataset([drawn_set], DataConfig(size=64)), workers=0)[0]
     assert batch.images.shape == (5, 3, 64, 64) and batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert len(batch.targets) == 5
     for target in batch.targets:
         count = len(target.boxes)
@@ -128,3 +135,91 @@ def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
 def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:
     with pytest.raises(IndexError, match="image 12 of 12"):
         FaceDataset([drawn_set])[0, 12]
+
+
+def mosaics() -> AugmentationConfig:
+    return AugmentationConfig(mosaic=0.5, crop_scales=(0.5, 1.0, 2.0), min_visible=0.3, ignore_smaller=6)
+
+
+def test_mosaics_too_depend_neither_on_workers_nor_on_where_they_start(drawn_set: Path) -> None:
+    dataset = FaceDataset([drawn_set], DataConfig(size=64), augmentation=mosaics())
+    alone = batches(dataset, workers=0)
+    assert same(alone, batches(dataset, workers=2))
+    assert same(alone[2:], batches(dataset, workers=0, first=2))
+    assert any(target.ignore.any() for batch in alone for target in batch.targets)
+
+
+def test_workers_go_on_through_epochs_and_an_epoch_may_be_left(drawn_set: Path) -> None:
+    dataset = FaceDataset([drawn_set], DataConfig(size=64))
+    loader = FaceLoader(dataset, batch_size=5, workers=2)
+    assert len(loader) == 3
+    assert next(loader.epoch(0)).images.shape == (5, 3, 64, 64)    # and no further
+    assert same(list(loader.epoch(1)), batches(dataset, workers=0, epoch=1))
+    assert same(list(loader.epoch(2, first=1)), batches(dataset, workers=0, epoch=2, first=1))
+
+
+def test_processes_share_each_batch(drawn_set: Path) -> None:
+    dataset = FaceDataset([drawn_set], DataConfig(size=64))
+    whole = sorted(path for batch in batches(dataset, workers=0) for path in batch.paths)
+    parts = [list(FaceLoader(dataset, batch_size=5 * 2, workers=0, rank=rank, world_size=2).epoch(1)) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [2, 2]
+    assert whole == sorted(path for part in parts for batch in part for path in batch.paths)
+    with pytest.raises(ValueError, match=r"train.batch_size: expected a multiple of the 2 processes, found 5"):
+        FaceLoader(dataset, batch_size=5, workers=0, world_size=2)
+
+
+def test_epoch_that_does_not_divide_is_filled_so_that_all_processes_take_as_many_steps() -> None:
+    samplers = [EpochSampler(10, batch_size=8, seed=0, rank=rank, world_size=4) for rank in range(4)]
+    orders = [[[index for _, index in batch] for batch in sampler] for sampler in samplers]
+    assert [[len(batch) for batch in order] for order in orders] == [[2, 1]] * 4
+    seen = [index for order in orders for batch in order for index in batch]
+    assert len(seen) == 12 and set(seen) == set(range(10))
+    assert [len(list(EpochSampler(1, batch_size=8, seed=0, rank=rank, world_size=4))) for rank in range(4)] == [1] * 4
+
+
+def read_shared(dataset: FaceDataset, answers: Any) -> None:
+    answers.put(bool(dataset.table._boxes.is_shared()) and len(dataset[0, 0].target.boxes) >= 0)
+
+
+def test_faces_are_shared_with_workers_that_are_not_forked(drawn_set: Path) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    worker = context.Process(target=read_shared, args=(FaceDataset([drawn_set], DataConfig(size=64)), answers))
+    worker.start()
+    assert answers.get(timeout=60)
+    worker.join()
+
+
+def test_program_with_workers_left_over_ends(drawn_set: Path) -> None:
+    code = f"""
+from config import DataConfig
+from data.dataset import FaceDataset
+from data.loader import FaceLoader
+loader = FaceLoader(FaceDataset(["{drawn_set}"], DataConfig(size=64)), batch_size=4, workers=2)
+batches = loader.epoch(0)
+next(batches)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_large_photo_gives_the_same_sample_however_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    write_image(tmp_path / "images" / "1.jpg", np.asarray(cv2.resize(small, (1600, 1200), interpolation=cv2.INTER_CUBIC), np.uint8))
+    (tmp_path / "label.txt").write_text("# 1.jpg\n300 300 400 500\n")
+    augmentation = AugmentationConfig(distortion=False, crop_scales=(0.7, 1.0))
+    dataset = FaceDataset([tmp_path / "label.txt"], DataConfig(size=96), augmentation=augmentation)
+    reduced = [dataset[epoch, 0] for epoch in range(12)]
+    monkeypatch.setattr("data.dataset.REDUCTIONS", ())
+    for epoch, sample in enumerate(reduced):
+        whole = dataset[epoch, 0]
+        assert torch.allclose(sample.target.boxes, whole.target.boxes, atol=1)    # of 96: a crop ends between two of the pixels left
+        assert (sample.image.float() - whole.image.float()).abs().mean() < 6
+
+
+def test_labels_of_any_format_make_a_set(tmp_path: Path) -> None:
+    label = draw_set(tmp_path, images=4, size=96, coco=True)
+    dataset = FaceDataset([label], DataConfig(size=64))
+    assert len(dataset) == 4 and dataset.table.face_count == len(dataset.as_rows())
+    assert {len(row) for of_image in dataset.words for row in of_image} == {19}
+    assert FaceDataset([label], DataConfig(size=64, ignore_smaller=1000)).target(0).ignore.all()

@@ -50,8 +50,12 @@ def test_labelled_points_are_drawn_only_where_they_are_known() -> None:
     face = one_face([50, 60, 150, 180])
     assert face.landmarks is not None
     known = np.array([[True, False, False, False, False]])
-    rows, columns = has_color(draw_faces(np.zeros((200, 300, 3), np.uint8), face.boxes, face.landmarks, known), RED)
+    blank = np.zeros((200, 300, 3), np.uint8)
+    drawn = draw_faces(blank, face.boxes, face.landmarks, known, ignore=np.array([False]))
+    rows, columns = has_color(drawn, RED)
     assert (columns.mean(), rows.mean()) == pytest.approx(face.landmarks[0, 0].tolist(), abs=1)
+    ignored = draw_faces(blank, face.boxes, face.landmarks, known, ignore=np.array([True]))
+    assert len(has_color(drawn, GREEN)[0]) > 100 and len(has_color(ignored, GREEN)[0]) == 0
 
 
 @pytest.mark.parametrize(("count", "columns", "shape"), [(1, 2, (1, 1)), (2, 2, (1, 2)), (3, 2, (2, 2)), (5, 4, (2, 4))])

@@ -47,7 +47,7 @@ def plot_histograms(histograms: Sequence[tuple[str, str, NDArray[np.float64], ND
     for axis, (title, name, edges, counts) in zip(figure.subplots(rows, 2, squeeze=False).flat, histograms, strict=False):
         places = np.arange(len(counts))
         axis.bar(places + 0.5, counts, width=0.92, color=BLUE)
-        step = -(-len(edges) // 12)
+        step = -(-len(edges) // 16)
         axis.set_xticks(np.arange(len(edges))[::step], [f"{edge:.3g}" if edge < 1000 else f"{edge:.0f}" for edge in edges[::step]])
         axis.set_title(title)
         axis.set_xlabel(name)

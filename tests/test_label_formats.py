@@ -1,0 +1,345 @@
+"""Every label format, read from what its description says, from malformed files, and from files mutated at random."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from label_writers import HOLDS_POINTS, HOLDS_SIZE, WRITERS, Labelled
+
+from config import DataConfig
+from data.labels import read_labels, write_labels
+from data.records import FaceRecord, Fault
+from utils.images import write_image
+
+POINTS: list[tuple[float, float] | None] = [(12.5, 14), (19, 14.25), (16, 18), None, (18.5, 22)]
+IMAGES = [
+    Labelled("b/one.jpg", (120, 80), [([10, 10, 12.5, 16.25], POINTS), ([0, 0.5, 4, 3], None)]),
+    Labelled("two.jpg", (64, 48), []),
+    Labelled("z three.jpg", (50, 60), [([1, 2, 3, 4], [(2, 3)] * 5)]),
+]
+
+
+def as_expected(records: list[FaceRecord], form: str, *, exact: bool = True) -> None:
+    assert [record.path for record in records] == [image.name for image in IMAGES]
+    for record, image in zip(records, IMAGES, strict=True):
+        assert record.size == (image.size if form in HOLDS_SIZE else None)
+        boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _ in image.faces], np.float32).reshape(-1, 4)
+        assert np.allclose(record.boxes, boxes, rtol=0, atol=0 if exact else 1e-4)
+        assert not record.ignore.any()
+        for face, (_, points) in enumerate(image.faces):
+            known = [point is not None for point in points or [None] * 5]
+            assert record.has_landmarks[face].tolist() == (known if form in HOLDS_POINTS else [False] * 5)
+            for point, place in enumerate(points or []):
+                if record.has_landmarks[face, point]:
+                    assert np.allclose(record.landmarks[face, point], place, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_format_is_recognised_read_and_converted_without_loss(form: str, tmp_path: Path) -> None:
+    path = WRITERS[form](tmp_path, IMAGES)
+    records = read_labels(path)
+    as_expected(records, form, exact=form != "yolo")
+    as_expected(read_labels(path, config=DataConfig(format=form)), form, exact=form != "yolo")    # type: ignore[arg-type]
+    write_labels(records, tmp_path / "converted.txt")
+    again = read_labels(tmp_path / "converted.txt")
+    for record, converted in zip(records, again, strict=True):
+        assert converted.path == record.path
+        for name in ("boxes", "landmarks", "has_landmarks"):
+            assert np.array_equal(getattr(record, name), getattr(converted, name))
+
+
+def test_converting_keeps_every_number_of_a_retinaface_label(tmp_path: Path) -> None:
+    text = "# a b.jpg\n449 330 122 149 488.906 373.643 0 542.089 376.442 1 515.031 412.83 0 485.174 425.893 0 538.357 431.491 0 0.82\n"
+    text += "# 2.jpg\n# 3.jpg\n1.25 2 3 4\n1 2 3 4 0.5\n-1 0 1e-07 4 " + "-1 -1 -1 " * 4 + "-1 -1 -1\n"
+    (tmp_path / "label.txt").write_text(text)
+    write_labels(read_labels(tmp_path / "label.txt"), tmp_path / "again.txt")
+    assert (tmp_path / "again.txt").read_text() == text
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e4, 1e4, width=32)] * 2, *[st.floats(0, 1e4, width=32)] * 2), max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_converted_corners_are_the_same_float32(tmp_path: Path, corners: list[tuple[float, float, float, float]]) -> None:
+    lines = ["# 1.jpg 20 20", *(f"{x1!r} {y1!r} {x1 + w!r} {y1 + h!r}" for x1, y1, w, h in corners)]
+    (tmp_path / "corners.txt").write_text("\n".join(lines))
+    (record,) = read_labels(tmp_path / "corners.txt")
+    write_labels([record], tmp_path / "converted.txt")
+    (again,) = read_labels(tmp_path / "converted.txt")
+    assert np.array_equal(record.boxes, again.boxes)
+
+
+MALFORMED = {
+    "retinaface": [
+        ("# 1.jpg\n1 2 3 4\n1 2 3 4 5 6 7\n", "{}:3: expected 4, 5, 19 or 20 numbers, found 7"),
+        ("# 1.jpg\n1 2 three 4\n", "{}:2: expected numbers, found '1 2 three 4'"),
+    ],
+    "labelv2": [
+        ("# 1.jpg 30 40\n1 2 3 4\n# 2.jpg\n", "{}:3: expected '# path width height', found '# 2.jpg'"),
+        ("# 1.jpg 30 40\n1 2 3\n", "{}:2: expected 4, 5, 19 or 20 numbers, found 3"),
+        ("# 1.jpg 30 40\n1 2 inf 4\n", "{}:2: expected numbers below 1e+09, found '1 2 inf 2'"),
+    ],
+    "wider": [
+        ("1.jpg\n2\n1 2 3 4 0 0 0 0 0 0\n2.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n", "{}:2: '1.jpg' announces 2 faces, found 1"),
+        ("1.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n1 2 3 4 0 0 0 0 0 0\n", "{}:2: '1.jpg' announces 1 faces, found 2"),
+        ("1.jpg\n1\n1 2 3 4 0\n", "{}:3: expected 4 or 10 numbers, found 5"),
+        ("1.jpg\n0\n2.jpg\n3.jpg\n", "{}:4: expected the number of faces in '2.jpg', found '3.jpg'"),
+    ],
+    "coco": [
+        ('{"images": [}', "{}:1: not a readable JSON file: Expecting value"),
+        ('{"images": []}', "{}: expected a COCO file with lists of 'images' and 'annotations', found no 'annotations'"),
+        ('{"images": 3, "annotations": []}', "{}: expected 'images' to be a list, found 3"),
+        ('{"images": [\n{"id": 1}], "annotations": []}', "{}:2: expected an image with 'id' and 'file_name', found {{'id': 1}}"),
+        (
+            '{"images": [{"id": 1, "file_name": "1.jpg"}],\n "annotations": [\n  {"id": 9, "image_id": 2, "bbox": [1, 2, 3, 4]}]}',
+            "{}:3: annotation 9 is of image 2, which the file does not list",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "1.jpg"}],\n "annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, 3]}]}',
+            "{}:2: annotation 9: expected a 'bbox' of 4 numbers, found [1, 2, 3]",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}],\n"annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, 3, 4], "keypoints": [1]}]}',
+            "{}:2: annotation 9: expected 'keypoints' of 5 x 3 numbers, found [1]",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "1.jpg"}],\n"annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, NaN, 4]}]}',
+            "{}:2: expected numbers below 1e+09, found '1 2 nan 4'",
+        ),
+    ],
+    "voc": [
+        ("<annotation>\n<object>", "{}:2: not a readable XML file: no element found"),
+        ("<html></html>", "{}:1: expected an 'annotation' of Pascal VOC, found 'html'"),
+        ("<annotation>\n</annotation>", "{}:1: expected a 'filename' in 'annotation', found none"),
+        (
+            "<annotation><filename>1.jpg</filename>\n<object><name>face</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",
+            "{}:2: expected a 'bndbox' of numbers xmin, ymin, xmax, ymax, found 1, , , ",
+        ),
+        ('<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation/>', "{}:1: not a readable XML file: it declares entities, which are not supported"),
+    ],
+    "yolo": [
+        ("0 0.5 0.5 0.1 0.1\n0 0.5 0.5\n", "{}:2: expected 5, 15 or 20 numbers, found 3"),
+        ("face 0.5 0.5 0.1 0.1\n", "{}:1: expected the number of a class, found 'face'"),
+        ("0 0.5 half 0.1 0.1\n", "{}:1: expected numbers, found '0 0.5 half 0.1 0.1'"),
+        ("0 0.5 0.5 nan 0.1\n", "{}:1: expected numbers below 1e+09, found 'nan 18 nan 4'"),
+    ],
+}
+
+
+def place_label(folder: Path, form: str, text: str) -> tuple[Path, Path]:
+    """The path to read a label of one file by, and that file."""
+    file = folder / {"coco": "a.json", "voc": "Annotations/1.xml", "yolo": "labels/1.txt"}.get(form, "label.txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return (folder if form in ("voc", "yolo") else file), file
+
+
+@pytest.mark.parametrize(("form", "text", "message"), [(form, *case) for form, cases in MALFORMED.items() for case in cases])
+def test_malformed_file_is_named_with_its_line(form: str, text: str, message: str, tmp_path: Path) -> None:
+    path, file = place_label(tmp_path, form, text)
+    write_image(tmp_path / "images" / "1.jpg", np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(ValueError) as error:
+        read_labels(path, config=DataConfig(format=form))    # type: ignore[arg-type]
+    assert str(error.value) == message.format(file)
+
+
+def test_yolo_needs_the_size_of_its_images_and_takes_it_from_a_list_too(tmp_path: Path) -> None:
+    path, file = place_label(tmp_path, "yolo", "0 0.5 0.5 0.1 0.2\n")
+    with pytest.raises(ValueError) as error:
+        read_labels(path)
+    assert str(error.value) == f"{file}:1: no image of this name in {tmp_path / 'images'}: its size is needed to make pixels of fractions"
+    (record,) = read_labels(path, sizes={"1.png": (100, 50)})
+    assert record.path == "1.png" and np.allclose(record.boxes, [[45, 20, 55, 30]])
+
+
+def test_yolo_points_may_say_whether_they_are_visible(tmp_path: Path) -> None:
+    path, _ = place_label(tmp_path, "yolo", "0 0.5 0.5 0.2 0.2 " + "0.45 0.45 2 0.5 0.5 0 -1 -1 0 0.5 0.55 1 0.6 0.6 2")
+    (record,) = read_labels(path, sizes={"1.jpg": (100, 100)})
+    assert record.has_landmarks.tolist() == [[True, False, False, True, True]]
+    assert np.allclose(record.landmarks[0, 0], [45, 45])
+
+
+def test_faults_are_collected_and_the_rest_is_read(tmp_path: Path) -> None:
+    text = "# 1.jpg\n1 2 3 4\nbad\n1 2 nan 4\n#\n9 9 9 9\n# 2.jpg\n5 5 5 5\n"
+    path, _ = place_label(tmp_path, "retinaface", text)
+    faults: list[Fault] = []
+    records = read_labels(path, complain=faults.append)
+    assert [(record.path, record.boxes.tolist(), record.lines.tolist()) for record in records] == [
+        ("1.jpg", [[1, 2, 4, 6]], [2]),
+        ("2.jpg", [[5, 5, 10, 10]], [8]),
+    ]
+    assert sorted((fault.line, fault.reason) for fault in faults) == [
+        (3, "malformed line"),
+        (4, "not a number"),
+        (5, "malformed line"),
+        (6, "malformed line"),
+    ]
+
+
+def test_crowds_and_marked_faces_are_ignored_as_settings_say(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 7, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 7, "bbox": [0, 0, 20, 20], "iscrowd": crowd} for crowd in (0, 1)],
+    }
+    path, _ = place_label(tmp_path, "coco", json.dumps(content))
+    assert read_labels(path)[0].ignore.tolist() == [False, True]
+    wider = tmp_path / "wider.txt"
+    wider.write_text("1.jpg\n4\n0 0 9 9 0 0 0 0 0 0\n0 0 9 9 0 0 0 1 0 0\n0 0 9 9 2 0 0 0 0 0\n0 0 4 4 1 0 0 0 2 1\n")
+    for config, ignored in (
+        (DataConfig(), [False] * 4),
+        (DataConfig(ignore_invalid=True), [False, True, False, False]),
+        (DataConfig(ignore_blurred=True), [False, False, True, False]),
+        (DataConfig(ignore_smaller=5), [False, False, False, True]),
+    ):
+        assert read_labels(wider, config=config)[0].ignore.tolist() == ignored
+    voc, _ = place_label(
+        tmp_path / "voc",
+        "voc",
+        "<annotation><filename>1.jpg</filename><object><name>face</name><difficult>1</difficult><bndbox>"
+        "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>",
+    )
+    assert read_labels(voc)[0].ignore.tolist() == [False]
+    assert read_labels(voc, config=DataConfig(ignore_invalid=True))[0].ignore.tolist() == [True]
+
+
+def test_classes_that_are_faces_are_picked_or_asked_for(tmp_path: Path) -> None:
+    def boxes(names: list[str], *classes: str) -> int:
+        categories = [{"id": index, "name": name} for index, name in enumerate(names)]
+        annotations = [{"image_id": 1, "bbox": [0, 0, 5, 5], "category_id": index} for index in range(len(names))]
+        content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": annotations, "categories": categories}
+        path, _ = place_label(tmp_path, "coco", json.dumps(content))
+        return len(read_labels(path, config=DataConfig(classes=classes))[0])
+
+    assert boxes(["head"]) == 1
+    assert boxes(["person", "Face"]) == 1
+    assert boxes(["with_mask", "without_mask", "dog"], "with_mask", "without_mask") == 2
+    with pytest.raises(ValueError, match=r"expected one class, or data.classes=\[NAME,...\] .*, found the classes 'cat', 'dog'"):
+        boxes(["dog", "cat"])
+    with pytest.raises(ValueError, match="data.classes names 'face', found the classes 'cat', 'dog'"):
+        boxes(["dog", "cat"], "face")
+
+
+def test_official_list_of_an_image_without_faces(tmp_path: Path) -> None:
+    (tmp_path / "label.txt").write_text("0--Parade/1.jpg\n0\n0 0 0 0 0 0 0 0 0 0 \n2.jpg\n1\n1 2 3 4 2 0 0 0 0 0 \n3.jpg\n0\n")
+    assert [len(record) for record in read_labels(tmp_path / "label.txt")] == [0, 1, 0]
+
+
+def test_folder_of_neither_or_both_kinds_is_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a folder of .xml \(Pascal VOC\) or .txt files, found none"):
+        read_labels(tmp_path)
+    (tmp_path / "1.xml").write_text("<annotation><filename>1.jpg</filename></annotation>")
+    (tmp_path / "1.txt").write_text("")
+    with pytest.raises(ValueError, match=r"holds .xml files \(Pascal VOC\) and .txt files \(YOLO\)"):
+        read_labels(tmp_path)
+    assert len(read_labels(tmp_path, config=DataConfig(format="voc"))) == 1
+    with pytest.raises(ValueError, match="data.format=coco: expected a label file, found a folder"):
+        read_labels(tmp_path, config=DataConfig(format="coco"))
+    with pytest.raises(ValueError, match="data.format=yolo: expected a folder of label files"):
+        read_labels(tmp_path / "1.txt", config=DataConfig(format="yolo"))
+
+
+def test_images_of_a_folder_of_labels_are_found(tmp_path: Path) -> None:
+    xml = "<annotation><filename>1.jpg</filename></annotation>"
+    for folder, images in (("a/Annotations", "a/JPEGImages"), ("b/annotations", "b/images"), ("c", "c")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.xml").write_text(xml)
+        write_image(tmp_path / images / "1.jpg", np.zeros((4, 4, 3), np.uint8))
+        (record,) = read_labels(tmp_path / folder.partition("/")[0])
+        assert Path(record.folder) == tmp_path / images
+    (tmp_path / "d/labels/train").mkdir(parents=True)
+    (tmp_path / "d/labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "d/labels/classes.txt").write_text("face")
+    write_image(tmp_path / "d/images/train/1.jpg", np.zeros((4, 4, 3), np.uint8))
+    for path, name in (("d", "train/1.jpg"), ("d/labels/train", "1.jpg")):
+        (record,) = read_labels(tmp_path / path)
+        assert record.path == name and (Path(record.folder) / name).exists()
+
+
+def test_forms_of_one_real_set_agree(real_data: Path) -> None:
+    folder = real_data / "annotations"
+    official, four, corners = (
+        read_labels(folder / name) for name in ("wider_face_val_bbx_gt.txt", "wider_val_label_boxes_only.txt", "labelv2_val.txt")
+    )
+    assert [sum(map(len, records)) for records in (official, four, corners)] == [39_708, 39_708, 39_697]
+    assert [record.path for record in official] == [record.path for record in four] == [record.path for record in corners]
+    for one, other, third in zip(official, four, corners, strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+        assert np.array_equal(one.boxes[one.has_area], third.boxes)
+        assert third.size is not None
+
+
+TOKENS = [b"nan", b"-1", b"1e999", b"inf", b"#", b"\n", b"\x00", b"\xff\xfe", b"9" * 30, b"9" * 400, b"0x1", b"1_0"]
+TOKENS += [b"{", b"]", b"<", b"&a;", b'"', b" ", b"[" * 5000]
+
+
+def mutate(data: bytes, randomness: random.Random) -> bytes:
+    """A file with some bytes flipped, dropped, repeated, moved or replaced by something nasty."""
+    content = bytearray(data)
+    for _ in range(randomness.randint(1, 4)):
+        at, end = sorted((randomness.randint(0, len(content)), randomness.randint(0, len(content))))
+        end = min(end, at + randomness.choice([1, 3, 30, 1000]))
+        kind = randomness.randrange(6)
+        if kind == 0 and content:
+            content[min(at, len(content) - 1)] = randomness.randrange(256)
+        elif kind == 1:
+            del content[at:end]
+        elif kind == 2:
+            content[at:at] = content[at:end] * randomness.choice([1, 2, 50])
+        elif kind == 3:
+            content[at:at] = randomness.choice(TOKENS)
+        elif kind == 4:
+            content[at:end] = randomness.choice(TOKENS)
+        else:
+            del content[at:]
+    return bytes(content)
+
+
+def read_mutants(folder: Path, form: str, seed: int) -> int:
+    """Read one mutated file leniently and strictly; 1 where it still could be read strictly."""
+    randomness = random.Random(seed)
+    path = WRITERS[form](folder, IMAGES)
+    victims = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in (".xml", ".txt"))
+    victim = randomness.choice(victims)
+    original = victim.read_bytes()
+    victim.write_bytes(mutate(original, randomness))
+    config = DataConfig(format=randomness.choice(["auto", form]))    # type: ignore[arg-type]
+    strict = 0
+    for complain in ({}, {"complain": [].append}):
+        try:
+            records = read_labels(path, config=config, **complain)    # type: ignore[arg-type]
+        except ValueError as error:
+            message = str(error)
+            if not message or "\n" in message:
+                raise AssertionError(f"not one clear line: {message!r}") from error
+        else:
+            strict += not complain
+            assert all(np.isfinite(record.boxes).all() and np.isfinite(record.landmarks).all() for record in records)
+    victim.write_bytes(original)
+    return strict
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_mutated_file_ends_in_a_result_or_a_clear_error(form: str, seed: int, tmp_path: Path) -> None:
+    read_mutants(tmp_path, form, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", WRITERS)
+def test_thousands_of_mutated_files_end_in_a_result_or_a_clear_error(form: str, tmp_path: Path) -> None:
+    """3,400 of each of the six formats."""
+    readable = 0
+
+    @settings(max_examples=3400, deadline=2000, database=None, suppress_health_check=list(HealthCheck))
+    @given(seed=st.integers(0, 2**64 - 1))
+    def fuzz(seed: int) -> None:
+        nonlocal readable
+        readable += read_mutants(tmp_path, form, seed)
+
+    fuzz()
+    assert 30 < readable < 3000    # the mutants are neither all dead nor all harmless
