@@ -182,13 +182,13 @@ def _shift_colours(image: Image, *, turn: int, saturation: float) -> None:
     """Turn the hue by so many of 180 steps, and multiply the saturation."""
     if not turn and saturation == 1:
         return
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    if turn:
-        hue = cv2.extractChannel(hsv, 0)
-        cv2.LUT(hue, ((np.arange(256) + turn) % 180).astype(np.uint8), dst=hue)
-        cv2.insertChannel(hue, hsv, 0)
+    # Read with blue for red the circle of hues runs the other way: every turn is then an addition, whose overflow beyond 180 the way
+    # back takes as it should.
+    there, back = (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR) if turn > 0 else (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB)
+    hsv = cv2.cvtColor(image, there)
+    cv2.add(hsv, (abs(turn), 0, 0, 0), dst=hsv)  # type: ignore[call-overload]
     if saturation != 1:
         chroma = np.asarray(cv2.extractChannel(hsv, 1), dtype=np.uint8)
         _scale(chroma, saturation)
         cv2.insertChannel(chroma, hsv, 1)
-    cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=image)
+    cv2.cvtColor(hsv, back, dst=image)

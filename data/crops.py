@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.records import has_area
 from utils.arrays import BoolArray, FloatArray
@@ -55,10 +56,11 @@ def choose_window(width: int, height: int, faces: Faces, *, scales: tuple[float,
     which 250 trials hold no whole face is seen as a whole, in the top left corner of a square. Ignored faces do not count.
     """
     wanted = faces.boxes[~faces.ignore]
+    choices = np.maximum(1, (np.array(scales) * min(height, width)).astype(int))
     for trials in (FIRST_TRIALS, CROP_TRIALS - FIRST_TRIALS):
-        sides = np.maximum(1, (np.array(scales)[rng.integers(len(scales), size=trials)] * min(height, width)).astype(int))
-        left = rng.integers(np.minimum(0, width - sides), np.maximum(0, width - sides) + 1)
-        top = rng.integers(np.minimum(0, height - sides), np.maximum(0, height - sides) + 1)
+        scale, across, down = rng.random((3, trials))    # one draw, for each call of the generator costs more than its numbers
+        sides = choices[(scale * len(choices)).astype(int)]
+        left, top = _place(across, width - sides), _place(down, height - sides)
         chosen = 0
         if len(wanted):
             x1, y1, x2, y2 = wanted.T[:, :, None]    # (N, 1) each
@@ -69,6 +71,11 @@ def choose_window(width: int, height: int, faces: Faces, *, scales: tuple[float,
                 continue
         return Window(int(left[chosen]), int(top[chosen]), int(sides[chosen]), int(sides[chosen]))
     return Window(0, 0, max(width, height), max(width, height))
+
+
+def _place(at_random: FloatArray, spare: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where a window starts, of all places that leave its `spare` pixels, negative where it is larger, on both sides together."""
+    return np.minimum(spare, 0) + (at_random * (np.abs(spare) + 1)).astype(int)
 
 
 def look_through(faces: Faces, window: Window, *, min_visible: float) -> Faces:

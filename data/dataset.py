@@ -22,6 +22,7 @@ from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
 from utils.image_header import parse_header
 from utils.images import decode_image, read_file, read_image
+from utils.memory import keep_freed_memory
 from utils.structures import Photo, Target
 
 HEADER_BYTES = 2**16    # where nearly every JPEG has its size
@@ -110,6 +111,7 @@ class FaceDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.fill = fill
         self.seed = seed
+        keep_freed_memory()
         without_area = sum(int((~record.has_area).sum()) for record in records)
         if without_area:
             warnings.warn(f"{', '.join(map(str, labels))}: {without_area} boxes without area are left out", stacklevel=2)

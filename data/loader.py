@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import weakref
@@ -15,10 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import FaceDataset, Sample
+from utils.memory import keep_freed_memory
 from utils.structures import Target
-
-# mallopt's names for the size from which memory comes straight from the system, and for how much of it is kept when freed; bytes.
-MMAP_THRESHOLD, TRIM_THRESHOLD = (-3, 2**30), (-1, 2**30)
 
 
 class Batch(NamedTuple):
@@ -149,18 +146,7 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to use the memory of one picture for the next; else it is fetched from the system anew, page by page, each time,
-    which takes as long as decoding the picture. Other systems' libraries are left as they are."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for name, size in (MMAP_THRESHOLD, TRIM_THRESHOLD):
-        mallopt(name, size)
+    keep_freed_memory()
 
 
 def _mix(seed: int, epoch: int) -> int:
