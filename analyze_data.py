@@ -20,7 +20,7 @@ from data.labels import read_labels, read_sizes, write_labels
 from data.records import FaceRecord, Fault, image_folder, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
-from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script, split_settings
+from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, count_of, run_script, split_settings
 from utils.visualize import contact_sheet, draw_faces, fit_cell
 
 LISTED_FAULTS = 20    # images that cannot be read; the rest is counted
@@ -82,7 +82,7 @@ def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> Lab
     records = labelled.records
     labelled.sizes = {index: record.size for index, record in enumerate(records) if record.size is not None}
     labelled.sizes.update({index: named[record.path] for index, record in enumerate(records) if record.path in named})
-    if named and not labelled.sizes:
+    if named and records and not labelled.sizes:
         raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
     if look:
         present = {folder for folder in {image_folder(record, images) for record in records} if folder.is_dir()}
@@ -102,9 +102,9 @@ def check(labelled: LabelledSet) -> int:
     for fault in faults:
         print(fault)
     counts = Counter(fault.reason for fault in faults)
-    images = f"{len(labelled.records):,} images, {len(labelled.inspections):,} of them opened"
-    print(f"{len(faults):,} faults in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
-    if not labelled.inspections:
+    images = f"{count_of(len(labelled.records), 'image')}, {len(labelled.inspections):,} of them opened"
+    print(f"{count_of(len(faults), 'fault')} in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
+    if labelled.records and not labelled.inspections:
         folders = {str(image_folder(record, labelled.images)) for record in labelled.records}
         print(f"the images were not checked: no folder {' or '.join(sorted(folders)[:3])}; --images names it")
     return len(faults)
@@ -121,19 +121,16 @@ def fix(labelled: LabelledSet, path: Path) -> None:
     listed = path.with_name(path.name + ".changes.txt")
     with whole_file(listed) as partial:
         partial.write_text("".join(change + "\n" for change in changes), encoding="utf-8")
-    print(f"written {path}: {count_of(records)}; {len(changes):,} changes, listed in {listed}")
-    print_folder(labelled, path)
+    print(f"written {path}: {extent_of(records)}; {count_of(len(changes), 'change')}, listed in {listed}")
+    tell_of_target(labelled, path)
 
 
 def convert(labelled: LabelledSet, path: Path) -> None:
     """Write the labels as a RetinaFace label.txt."""
     check_target(labelled, path, option="--convert")
     write_labels(labelled.records, path)
-    print(f"written {path}: {count_of(labelled.records)}")
-    ignored = sum(int(record.ignore.sum()) for record in labelled.records)
-    if ignored:
-        print(f"analyze_data.py: {ignored:,} ignored faces are written like others: the format cannot mark them", file=sys.stderr)
-    print_folder(labelled, path)
+    print(f"written {path}: {extent_of(labelled.records)}")
+    tell_of_target(labelled, path)
 
 
 def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
@@ -148,15 +145,20 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
         raise ValueError(f"{option} {path}: one label has one image folder, found {', '.join(folders[:3])}; write one file for each")
 
 
-def print_folder(labelled: LabelledSet, path: Path) -> None:
-    """Say where the images of a written label are, if that is not where they are looked for."""
+def tell_of_target(labelled: LabelledSet, path: Path) -> None:
+    """Say what a written label cannot hold: ignored faces, and images that are not in images/ beside it."""
+    ignored = sum(int(record.ignore.sum()) for record in labelled.records)
+    if ignored:
+        told = count_of(ignored, "ignored face")
+        print(f"analyze_data.py: {told} written like the others: a RetinaFace label cannot mark them", file=sys.stderr)
     folder = image_folder(labelled.records[0], labelled.images)
     if folder.resolve() != (path.parent / "images").resolve():
         print(f"its images lie in {folder}: use it with data.images={folder}")
 
 
-def count_of(records: Sequence[FaceRecord]) -> str:
-    return f"{len(records):,} images, {sum(map(len, records)):,} faces"
+def extent_of(records: Sequence[FaceRecord]) -> str:
+    """How many images and faces there are."""
+    return f"{count_of(len(records), 'image')}, {count_of(sum(map(len, records)), 'face')}"
 
 
 def show_augmented(arguments: argparse.Namespace) -> None:

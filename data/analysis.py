@@ -13,7 +13,7 @@ import numpy as np
 
 from config import Config
 from data.checks import Inspection
-from data.coverage import Priors, Raster, bin_names, coverage, propose_sizes, test_raster, training_raster
+from data.coverage import Priors, Raster, bin_names, coverage, propose_sizes, resized_raster, training_raster
 from data.ground_truth import read_ground_truth, split_faces
 from data.records import FaceRecord, Fault, has_area, image_path
 from data.statistics import Measures, Statistics, describe_uniformity, join_measures, measure, summarise
@@ -128,12 +128,12 @@ class Analysis:
         if labelled.sizes:
             scales = config.augmentation.crop_scales
             rasters["training"] = training_raster(records, sizes, size=config.data.size, scales=scales, seed=config.train.seed)
-        rasters[config.test.size] = self._test_raster(measures)
+        rasters[config.test.size] = self._at_test_size(measures)
         return {name: raster for name, raster in rasters.items() if len(raster.boxes)}
 
-    def _test_raster(self, measures: Measures) -> Raster:
+    def _at_test_size(self, measures: Measures) -> Raster:
         learnt = has_area(measures.boxes) & ~measures.ignore
-        return test_raster(measures.boxes[learnt], measures.image_sizes[learnt], self.config.test.size)
+        return resized_raster(measures.boxes[learnt], measures.image_sizes[learnt], self.config.test.size)
 
     def _cover(self, measures: Measures) -> None:
         rasters = self._rasters(measures)
@@ -177,7 +177,7 @@ class Analysis:
             part = measures.of_faces(which)
             statistics = summarise(part).numbers
             numbers = {key: statistics[key] for key in LIST_NUMBERS}
-            covered = coverage(self._test_raster(part), self.priors)
+            covered = coverage(self._at_test_size(part), self.priors)
             self.results["total"]["wider"][name] = {**numbers, "coverage": {size: covered}}
             shares = [f"{covered[key]:.1%}" if key in covered else "" for key in (positive, "iou_0.5", "never_learnt")]
             rows.append([name, f"{numbers['faces']:,}", f"{numbers['median_size']:.1f}", *shares])

@@ -57,7 +57,7 @@ def best_iou(boxes: NDArray[np.float64], input_sizes: NDArray[np.float64], prior
     return best
 
 
-def test_raster(boxes: NDArray[np.float64], photo_sizes: NDArray[np.float64], size: str) -> Raster:
+def resized_raster(boxes: NDArray[np.float64], photo_sizes: NDArray[np.float64], size: str) -> Raster:
     """Boxes (N,4) of photos of (N,2) pixels as a test at `size` meets them, such as `original` or `long:640`.
 
     Where a photo's size is NaN, unknown, its faces are left out, or at `original` and `x2`, which need none, taken as far from any border.

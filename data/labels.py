@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from config import DataConfig
 from data.coco import read_coco
-from data.records import Complain, FaceRecord, RecordBuilder, from_rows, raise_fault
+from data.records import Complain, FaceRecord, Fault, RecordBuilder, from_rows, raise_fault
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import read_voc
 from data.yolo import read_yolo
@@ -37,16 +37,21 @@ def read_labels(
     `config.format` names the format; `auto` tells it by the file's form, never by its values. `config.classes` says which classes are
     faces, `config.ignore_*` which faces are ignored, and `config.images` where the images lie whose size YOLO's fractions need; `sizes`
     by name stand in for them. FileNotFoundError, or ValueError that names the line; with `complain` faults of single lines go there,
-    and the rest is read.
+    and the rest is read, which may be nothing.
     """
     path = str(path)
-    builder = RecordBuilder(complain)
+    told: list[Fault] = []
+
+    def tell(fault: Fault) -> None:
+        complain(fault)
+        told.append(fault)
+
+    builder = RecordBuilder(tell)
     if Path(path).is_dir():
         _read_folder(Path(path), builder, config=config, sizes=sizes)
     else:
         _read_file(path, builder, config=config)
-    if not builder:
-        # Faults of single lines may have been all there was; then they have been told.
+    if not builder and not told:
         raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found none")
     return builder.records(
         ignore_invalid=config.ignore_invalid, ignore_blurred=config.ignore_blurred, ignore_smaller=config.ignore_smaller

