@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import AugmentationConfig, DataConfig
-from data.augment import MOSAIC_CENTRE, augment, mosaic
+from data.augment import MOSAIC_CENTRE, augment, ignore_smaller, mosaic
 from data.crops import Faces, choose_window, clip
 from data.labels import read_labels
 from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
-from utils.image_header import parse_header
+from utils.image_header import UPRIGHT, ImageHeader, parse_header
 from utils.images import decode_image, read_file, read_image
 from utils.memory import keep_freed_memory
 from utils.structures import Photo, Target
 
+JPEG_START = b"\xff\xd8"
 HEADER_BYTES = 2**16    # where nearly every JPEG has its size
 REDUCTIONS = (8, 4, 2)    # that a JPEG can be decoded at
 
@@ -181,6 +182,7 @@ class FaceDataset(Dataset[Sample]):
         x, y = map(int, rng.integers(low, high + 1, size=2))
         parts = [(view.image, view.faces) for view in views]
         image, faces = mosaic(parts, centre=(x, y), min_visible=self.augmentation.min_visible)
+        faces = ignore_smaller(faces, self.augmentation.ignore_smaller)    # cut at an inner border they may be small now
         faults = tuple(fault for view in views for fault in view.faults)
         return _View(image, faces, views[0].photo, faults, views[0].outside)
 
@@ -201,22 +203,23 @@ class FaceDataset(Dataset[Sample]):
         """A random view of a photo with its faces, and how many of its boxes reach beyond it."""
         path = self.table.path(index)
         encoded = read_file(path)
-        header = parse_header(encoded[:HEADER_BYTES].tobytes())
+        # A JPEG's header tells what part of it to show; of a crop of twice the size wanted every other pixel is enough to decode.
+        header = parse_header(encoded[:HEADER_BYTES].tobytes()) if encoded[:2].tobytes() == JPEG_START else None
         image = None
         if header is None:
             image = decode_image(encoded, path, turn=False)
-            height, width = image.shape[:2]
-        else:
-            width, height = header.width, header.height
+            header = ImageHeader(image.shape[1], image.shape[0], UPRIGHT)
+        width, height, _ = header
         labelled = self._faces(index)
         beyond = (labelled.boxes[:, :2] < 0) | (labelled.boxes[:, 2:] > (width, height))    # (N, 2)
         faces = clip(labelled, width, height)
         window = choose_window(width, height, faces, scales=self.augmentation.crop_scales, rng=rng)
         reduction = 1
         if image is None:
-            # A crop of twice the size it is wanted in need not be decoded in full.
             reduction = next((factor for factor in REDUCTIONS if factor * self.size <= window.width), 1)
             image = decode_image(encoded, path, turn=False, reduction=reduction)
+            if image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
+                raise ValueError(f"{path}: not a readable image (its header says {width} x {height} pixels, and it has others)")
         image, faces = augment(
             image, faces, window, size=self.size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction
         )

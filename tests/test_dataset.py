@@ -217,6 +217,26 @@ def test_large_photo_gives_the_same_sample_however_it_is_decoded(tmp_path: Path,
         assert (sample.image.float() - whole.image.float()).abs().mean() < 6
 
 
+def test_photo_of_another_size_than_its_header_says_is_a_fault(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.jpg\n1 1 9 9\n# 2.jpg\n2 2 9 9\n", ["1.jpg", "2.jpg"])
+    data = bytearray((tmp_path / "images" / "1.jpg").read_bytes())
+    at = data.index(b"\xff\xc0") + 5    # the height, of 40
+    data[at : at + 2] = (0).to_bytes(2, "big")
+    (tmp_path / "images" / "1.jpg").write_bytes(bytes(data))
+    sample = FaceDataset([label], DataConfig(size=32))[0, 0]
+    assert sample.path.endswith("2.jpg") and len(sample.faults) == 1 and "1.jpg: " in sample.faults[0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_large_photo_of_any_kind_and_odd_size_makes_a_sample(suffix: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / f"1{suffix}", np.full((603, 801, 3), 90, np.uint8))
+    (tmp_path / "label.txt").write_text(f"# 1{suffix}\n600 400 201 203\n")
+    dataset = FaceDataset([tmp_path / "label.txt"], DataConfig(size=64), augmentation=AugmentationConfig(crop_scales=(1.0,)))
+    for epoch in range(8):
+        sample = dataset[epoch, 0]
+        assert sample.faults == () and len(sample.target.boxes) == 1 and sample.image.shape == (3, 64, 64)
+
+
 def test_labels_of_any_format_make_a_set(tmp_path: Path) -> None:
     label = draw_set(tmp_path, images=4, size=96, coco=True)
     dataset = FaceDataset([label], DataConfig(size=64))

@@ -40,7 +40,7 @@ def read_file(path: str | Path) -> NDArray[np.uint8]:
 def decode_image(encoded: NDArray[np.uint8], path: str | Path, *, turn: bool, reduction: int = 1) -> Image:
     """The picture that the bytes of a file hold, as `read_image` gives it; `path` names it in a ValueError.
 
-    A `reduction` of 2, 4 or 8 shrinks each side so, rounded up; a JPEG is then decoded several times faster.
+    A `reduction` of 2, 4 or 8 shrinks each side so, that of a JPEG rounded up, which is then decoded several times faster.
     """
     # From bytes: cv2.imread hands out a grey-bottomed picture for half a JPEG, and its own warnings name no cause.
     flags = REDUCED[reduction] if turn else REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
