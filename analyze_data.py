@@ -20,7 +20,7 @@ from data.labels import read_labels, read_sizes, write_labels
 from data.records import FaceRecord, Fault, image_folder, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
-from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, count_of, run_script, split_settings
+from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, count_of, one_line, run_script, split_settings
 from utils.visualize import contact_sheet, draw_faces, fit_cell
 
 LISTED_FAULTS = 20    # images that cannot be read; the rest is counted
@@ -59,6 +59,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.config = load_config(arguments.preset, overrides=settings)
     if not arguments.labels:
         raise ValueError("expected label files, found none; --help shows what is expected")
+    places = [Path(path).resolve() for path in arguments.labels]
+    if len(set(places)) < len(places):
+        raise ValueError(f"{next(path for path in arguments.labels if places.count(Path(path).resolve()) > 1)}: given twice")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ValueError(f"--output {arguments.output}: expected a folder, found a file")
+    if arguments.fix and arguments.convert and arguments.fix.resolve() == arguments.convert.resolve():
+        raise ValueError(f"--fix and --convert: expected two files, found {arguments.fix} for both")
     if arguments.show_augmented is not None and arguments.show_augmented < 1:
         raise ValueError(f"--show-augmented: expected a number of images of at least 1, found {arguments.show_augmented}")
     return arguments
@@ -100,7 +107,7 @@ def check(labelled: LabelledSet) -> int:
     findings = find_faults(labelled.records, images=labelled.images, inspections=labelled.inspections, sizes=labelled.sizes)
     faults = [*labelled.faults, *(finding.fault for finding in findings)]
     for fault in faults:
-        print(fault)
+        print(one_line(str(fault)))
     counts = Counter(fault.reason for fault in faults)
     images = f"{count_of(len(labelled.records), 'image')}, {len(labelled.inspections):,} of them opened"
     print(f"{count_of(len(faults), 'fault')} in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
@@ -118,15 +125,22 @@ def fix(labelled: LabelledSet, path: Path) -> None:
     if not records:
         raise ValueError(f"--fix {path}: no image is left: {changes[0]}")
     write_labels(records, path)
-    listed = path.with_name(path.name + ".changes.txt")
+    listed = changes_path(path)
     with whole_file(listed) as partial:
-        partial.write_text("".join(change + "\n" for change in changes), encoding="utf-8")
+        partial.write_text("".join(one_line(change) + "\n" for change in changes), encoding="utf-8", errors="backslashreplace")
     print(f"written {path}: {extent_of(records)}; {count_of(len(changes), 'change')}, listed in {listed}")
     tell_of_target(labelled, path)
 
 
+def changes_path(path: Path) -> Path:
+    """Where the changes that make a repaired label are listed."""
+    return path.with_name(path.name + ".changes.txt")
+
+
 def convert(labelled: LabelledSet, path: Path) -> None:
-    """Write the labels as a RetinaFace label.txt."""
+    """Write the labels as a RetinaFace label.txt; ValueError where a line of them cannot be read."""
+    if labelled.faults:
+        raise ValueError(f"--convert {path}: {labelled.faults[0]}; --fix leaves such lines out")
     check_target(labelled, path, option="--convert")
     write_labels(labelled.records, path)
     print(f"written {path}: {extent_of(labelled.records)}")
@@ -138,11 +152,18 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
     sources = {Path(record.source).resolve() for record in labelled.records} | {Path(source).resolve() for source in labelled.files}
     if path.resolve() in sources:
         raise ValueError(f"{option} {path}: would write over a label that is read; name another file")
-    if path.is_dir():
-        raise ValueError(f"{option} {path}: expected a file, found a folder")
-    folders = sorted({str(image_folder(record, labelled.images)) for record in labelled.records})
+    for target in (path, changes_path(path)):
+        if target.is_dir():
+            raise ValueError(f"{option} {target}: expected a file, found a folder")
+    for given in map(Path, labelled.files):
+        if given.is_dir() and given.resolve() in path.resolve().parents and path.suffix.lower() in (".txt", ".xml"):
+            below = {Path(record.source).parent.resolve() for record in labelled.files[str(given)]}
+            if below & {path.parent.resolve(), *path.resolve().parents}:
+                raise ValueError(f"{option} {path}: would be taken for one of the label files in {given}; name a file elsewhere")
+    folders = {image_folder(record, labelled.images).resolve() for record in labelled.records}
     if len(folders) > 1:
-        raise ValueError(f"{option} {path}: one label has one image folder, found {', '.join(folders[:3])}; write one file for each")
+        listed = ", ".join(sorted(map(str, folders))[:3])
+        raise ValueError(f"{option} {path}: one label has one image folder, found {listed}; write one file for each")
 
 
 def tell_of_target(labelled: LabelledSet, path: Path) -> None:
@@ -161,8 +182,11 @@ def extent_of(records: Sequence[FaceRecord]) -> str:
     return f"{count_of(len(records), 'image')}, {count_of(sum(map(len, records)), 'face')}"
 
 
-def show_augmented(arguments: argparse.Namespace) -> None:
-    """Draw training images as the network sees them: learnt faces in green, ignored ones in grey, valid points in red."""
+def show_augmented(arguments: argparse.Namespace) -> list[str]:
+    """Draw training images as the network sees them: learnt faces in green, ignored ones in grey, valid points in red.
+
+    Returns what was wrong with images that could not be read.
+    """
     from data.dataset import FaceDataset  # brings PyTorch along, which nothing else here needs
 
     config: Config = arguments.config
@@ -170,15 +194,18 @@ def show_augmented(arguments: argparse.Namespace) -> None:
     dataset = FaceDataset(arguments.labels, config.data, augmentation=config.augmentation, fill=fill, seed=config.train.seed)
     dataset.check_readable()
     cells = []
+    faults: list[str] = []
     for number in range(arguments.show_augmented):
         epoch, index = divmod(number, len(dataset))
         sample = dataset[epoch, index]
+        faults += sample.faults
         cell, factor = fit_cell(np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()))
         boxes, points, known, ignore = (part.numpy() for part in sample.target.parts())
         cells.append(draw_faces(cell, boxes * factor, points * factor, known, ignore=ignore))
     path = arguments.output / "augmented.png"
     write_image(path, contact_sheet(cells, columns=min(SHEET_COLUMNS, math.ceil(math.sqrt(len(cells))))))
     print(f"written {path}: {len(cells)} training images; learnt faces in green, ignored ones in grey, points in red")
+    return list(dict.fromkeys(faults))
 
 
 def priors_of(config: Config) -> Priors:
@@ -215,7 +242,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.convert is not None:
         convert(labelled, arguments.convert)
     if arguments.show_augmented is not None:
-        show_augmented(arguments)
+        unreadable = show_augmented(arguments)
+        list_faults(unreadable)
+        faults += len(unreadable)
     if checking or other_work:
         return DONE_WITH_FAULTS if faults else DONE
     Analysis(labelled, arguments.config, priors_of(arguments.config), arguments.output).run(arguments.ground_truth)

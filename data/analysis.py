@@ -126,8 +126,9 @@ class Analysis:
         sizes = [labelled.sizes.get(index) for index in range(len(records))]
         rasters = {}
         if labelled.sizes:
-            scales = config.augmentation.crop_scales
-            rasters["training"] = training_raster(records, sizes, size=config.data.size, scales=scales, seed=config.train.seed)
+            rasters["training"] = training_raster(
+                records, sizes, size=config.data.size, config=config.augmentation, seed=config.train.seed
+            )
         rasters[config.test.size] = self._at_test_size(measures)
         return {name: raster for name, raster in rasters.items() if len(raster.boxes)}
 
@@ -159,7 +160,8 @@ class Analysis:
     def _propose(self, rasters: Mapping[str, Raster]) -> str:
         """Prior sizes that fit this data, told in a line: of faces in training where their sizes there are known."""
         name = "training" if "training" in rasters else self.config.test.size
-        proposed = propose_sizes(rasters[name], self.priors)
+        # Levels that were chosen by hand are kept.
+        proposed = propose_sizes(rasters[name], self.priors, finer=not self.config.model.return_layers)
         if proposed is None:
             return "no other sizes were found that cover a per cent more of the faces by half"
         numbers = coverage(rasters[name], proposed)

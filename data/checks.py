@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.labels import can_be_written
 from data.records import BOX, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_folder, image_path
 from utils.arrays import BoolArray
 from utils.image_header import UPRIGHT, parse_header
@@ -34,6 +34,8 @@ ACTIONS = {
     "point outside its box": "marked as not labelled",
     "left and right swapped": "swapped back",
     "image listed twice": "faces moved to the first place",
+    "unfit image name": IMAGE_LEFT_OUT,
+    "wrong number of points": "points left out",
     "path outside the image folder": IMAGE_LEFT_OUT,
     "missing image": IMAGE_LEFT_OUT,
     "unreadable image": IMAGE_LEFT_OUT,
@@ -92,15 +94,16 @@ def find_faults(
 def _image_faults(
     records: Sequence[FaceRecord], images: str | None, inspections: Mapping[int, Inspection]
 ) -> Iterable[Finding]:
-    first: dict[str, FaceRecord] = {}
-    folders = {str(image_folder(record, images)) for record in records}
-    absolute = {folder: os.path.abspath(folder) for folder in folders}
+    first: dict[tuple[Path, str], FaceRecord] = {}
     for index, record in enumerate(records):
-        name = posixpath.normpath(record.path.replace("\\", "/"))
+        place = _place(record, images)
+        name = place[1]
         if name.startswith(("../", "/")) or name == ".." or re.match("[A-Za-z]:/", name):
             yield _of_image(record, index, "path outside the image folder", f"{record.path[:80]!r} leads out of the image folder")
             continue
-        place = f"{absolute[str(image_folder(record, images))]}/{name}"
+        if not can_be_written(record.path):
+            yield _of_image(record, index, "unfit image name", f"{record.path[:80]!r} is a name that no line of a label can hold")
+            continue
         if place in first:
             before = first[place]
             where = f"line {before.line}" if before.source == record.source else f"{before.source}:{before.line}"
@@ -108,6 +111,11 @@ def _image_faults(
         first.setdefault(place, record)
         if index in inspections:
             yield from _inspection_faults(record, index, inspections[index])
+
+
+def _place(record: FaceRecord, images: str | None) -> tuple[Path, str]:
+    """The image folder of a record, and the one spelling of its path in that."""
+    return image_folder(record, images), posixpath.normpath(record.path.replace("\\", "/"))
 
 
 def _inspection_faults(record: FaceRecord, index: int, seen: Inspection) -> Iterable[Finding]:
@@ -154,15 +162,17 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
     yield from found(~with_area, "box without area", "box {box} (x y w h) has no area")
     yield from found(beyond & np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
     yield from found(beyond & ~np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) starts before its image")
-    yield from found(duplicates(image, boxes), "duplicate box", "box {box} (x y w h) stands in this image already")
+    points = np.concatenate([record.has_landmarks for record in records]).sum(axis=1)
+    yield from found(duplicates(image, boxes, points), "duplicate box", "box {box} (x y w h) stands in this image twice")
     yield from found(outside.any(axis=1) & with_area, "point outside its box", "{points} outside of box {box} (x y w h)")
     swapped = np.concatenate([swapped_pairs(record).any(axis=1) for record in records])
     yield from found(swapped & with_area, "left and right swapped", "left and right points of box {box} (x y w h) are swapped")
 
 
-def duplicates(image: NDArray[np.int64], boxes: NDArray[np.float64]) -> BoolArray:
-    """Which of the boxes (F,4) stand in their image (F,) already, number by number."""
-    order = np.lexsort((*boxes.T[::-1], image))    # stable, so the first stays first
+def duplicates(image: NDArray[np.int64], boxes: NDArray[np.float64], points: NDArray[np.int64]) -> BoolArray:
+    """Which of the boxes (F,4) stand in their image (F,) elsewhere, number by number, with more valid points (F,), or as many and
+    earlier."""
+    order = np.lexsort((-points, *boxes.T[::-1], image))    # stable, so the first stays first
     equal = (image[order][1:] == image[order][:-1]) & np.logical_and.reduce(boxes[order][1:] == boxes[order][:-1], axis=1)
     result = np.zeros(len(boxes), dtype=bool)
     result[order[1:][equal]] = True
@@ -201,7 +211,10 @@ def repair(
         findings = find_faults(fixed, images=images, inspections=seen, sizes=known)
         if not findings:
             break
-        changes += [f"{finding.fault}; {ACTIONS[finding.fault.reason]}" for finding in findings]
+        left_out = {finding.image for finding in findings if ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT}
+        for finding in findings:
+            if finding.image not in left_out or ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT:
+                changes.append(f"{finding.fault}; {ACTIONS[finding.fault.reason]}")
         known.update({index: each.size for index, each in seen.items() if each.size is not None})
         gone = _repair_images(fixed, findings, known, images)
         kept = [old for new, old in enumerate(kept) if new not in gone]
@@ -219,11 +232,12 @@ def _repair_images(
     for index, its_findings in of_image.items():
         records[index] = _repair_faces(records[index], its_findings, sizes.get(index))
     gone = {index for index, its_findings in of_image.items() if any(ACTIONS[each.fault.reason] == IMAGE_LEFT_OUT for each in its_findings)}
-    first: dict[str, int] = {}
+    first: dict[tuple[Path, str], int] = {}
     for index, record in enumerate(records):
-        place = os.path.normpath(image_path(record, images))
-        before = first.setdefault(place, index)
-        if before != index and index not in gone:
+        if index in gone:
+            continue
+        before = first.setdefault(_place(record, images), index)
+        if before != index:
             gone.add(index)
             records[before] = records[before].with_faces(
                 np.concatenate([records[before].rows, record.rows]),

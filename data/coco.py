@@ -36,22 +36,26 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
     sections = _sections(path, text)
     categories = {_key(item.value.get("id")): _key(item.value.get("name")) for item in sections["categories"]}
     used = {categories.get(_key(item.value.get("category_id")), "") for item in sections["annotations"]}
-    faces = pick_classes(path, used, classes)
-    images: dict[Any, Item] = {}
+    faces = pick_classes(path, used, classes, listed=categories.values())
+    images: dict[str, Item] = {}
     for item in sections["images"]:
-        key, name = item.value.get("id"), item.value.get("file_name")
-        if not isinstance(key, (int, str)) or not isinstance(name, str) or not name or "\0" in name:
+        key, name = _key(item.value.get("id")), item.value.get("file_name")
+        if not key or not isinstance(name, str) or not name or "\0" in name:
             fault = f"expected an image with 'id' and 'file_name', found {_short(item.value)}"
             builder.complain(Fault(path, item.line, "malformed line", fault))
         elif key in images:
-            builder.complain(Fault(path, item.line, "malformed line", f"image id {key!r} is given twice, here to {name[:80]!r}"))
+            builder.complain(Fault(path, item.line, "malformed line", f"image id {key} is given twice, here to {name[:80]!r}"))
         else:
             images[key] = item
-    annotations: dict[Any, list[Item]] = {key: [] for key in images}
+    annotations: dict[str, list[Item]] = {key: [] for key in images}
     for item in sections["annotations"]:
-        key = item.value.get("image_id")
-        if not isinstance(key, (int, str)) or key not in annotations:
-            fault = f"annotation {_short(item.value.get('id'))} is of image {_short(key)}, which the file does not list"
+        key, category = _key(item.value.get("image_id")), item.value.get("category_id")
+        place = f"annotation {_short(item.value.get('id'))}"
+        if key not in annotations:
+            fault = f"{place} is of image {_short(item.value.get('image_id'))}, which the file does not list"
+            builder.complain(Fault(path, item.line, "malformed line", fault))
+        elif categories and _key(category) not in categories:
+            fault = f"{place} is of category {_short(category)}, which the file does not list"
             builder.complain(Fault(path, item.line, "malformed line", fault))
         elif categories.get(_key(item.value.get("category_id")), "") in faces:
             annotations[key].append(item)
@@ -68,10 +72,12 @@ def _add_face(path: str, item: Item, builder: RecordBuilder) -> None:
         text = f"annotation {name}: expected a 'bbox' of 4 numbers, found {_short(box)}"
         builder.complain(Fault(path, item.line, "malformed line", text))
         return
+    if isinstance(points, list) and not any(points):    # none is labelled, however many there might be
+        points = None
     if points and not _is_numbers(points, 3 * POINTS):
         text = f"annotation {name}: expected 'keypoints' of 5 x 3 numbers, found {_short(points)}"
-        builder.complain(Fault(path, item.line, "malformed line", text))
-        return
+        builder.complain(Fault(path, item.line, "wrong number of points", text))
+        points = None
     row = [*map(_to_float, box), *ABSENT_POINTS, ABSENT]
     if points:
         row[4:19] = map(_to_float, points)
@@ -160,6 +166,9 @@ def _skip(text: str, at: int) -> int:
 
 
 def _key(value: Any) -> str:
+    """An id or a name as text; 1.0 is 1, which some tools write, and what is neither is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, (int, str)) else ""
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from config import AugmentationConfig
 from data.crops import Faces, choose_window, clip, look_through
 from data.records import FaceRecord, face_sizes
 from utils.arrays import FloatArray
@@ -77,24 +78,26 @@ def resized_raster(boxes: NDArray[np.float64], photo_sizes: NDArray[np.float64],
 
 
 def training_raster(
-    records: Sequence[FaceRecord], sizes: Sequence[tuple[int, int] | None], *, size: int, scales: tuple[float, ...], seed: int
+    records: Sequence[FaceRecord], sizes: Sequence[tuple[int, int] | None], *, size: int, config: AugmentationConfig, seed: int
 ) -> Raster:
     """The faces of some epochs as training shows them: what random windows of the photos of known size hold, at (size, size).
 
-    A face counts as often as it is seen, some not at all; ignored ones never do.
+    A face counts as often as it is seen to be learnt, some not at all; ignored ones never do. Mosaics are left out of account.
     """
     seen: list[FloatArray] = []
     for index, (record, photo_size) in enumerate(zip(records, sizes, strict=True)):
         if photo_size is None or not len(record):
             continue
-        faces = Faces(record.boxes, record.landmarks, record.has_landmarks, record.ignore).where(record.has_area & ~record.ignore)
-        faces = clip(faces, *photo_size)
+        faces = Faces.labelled(record.boxes, record.landmarks, record.has_landmarks, record.ignore)
+        faces = clip(faces.where(record.has_area & ~record.ignore), *photo_size)
         rng = np.random.default_rng((seed, index))
         for _ in range(EPOCHS):
-            window = choose_window(*photo_size, faces, scales=scales, rng=rng)
-            seen.append(look_through(faces, window, min_visible=0).boxes * (size / window.width))
-    boxes = np.concatenate([np.empty((0, 4), np.float32), *seen]).astype(np.float64)
-    return Raster(boxes, np.full((len(boxes), 2), float(size)))
+            window = choose_window(*photo_size, faces, scales=config.crop_scales, rng=rng)
+            shown = look_through(faces, window, min_visible=config.min_visible)
+            boxes = shown.boxes[~shown.ignore] * (size / window.width)
+            seen.append(boxes[face_sizes(boxes) >= config.ignore_smaller])
+    together = np.concatenate([np.empty((0, 4), np.float32), *seen]).astype(np.float64)
+    return Raster(together, np.full((len(together), 2), float(size)))
 
 
 def coverage(raster: Raster, priors: Priors) -> dict[str, Any]:
@@ -126,19 +129,19 @@ def bin_names() -> list[str]:
     return [f"under {SIZE_BINS[0]}", *between, f"from {SIZE_BINS[-1]}"]
 
 
-def propose_sizes(raster: Raster, priors: Priors) -> Priors | None:
+def propose_sizes(raster: Raster, priors: Priors, *, finer: bool = True) -> Priors | None:
     """Sizes that fit the faces of a raster better than those of `priors`, or None where none were found.
 
-    As many sizes as there are, and with a level of half the finest step two more, are put where the faces are: the centres of clusters
-    of their sizes, on a scale of ratios. A size goes to the coarsest level whose step is at most half of it, as in the published ones.
+    As many sizes as there are, and if `finer` with a level of half the finest step two more, are put where the faces are: the centres
+    of clusters of their sizes, on a scale of ratios. A size goes to the coarsest level whose step is at most half of it, as in the
+    published ones.
     """
     sizes = face_sizes(raster.boxes)
     if len(sizes) == 0:
         return None
-    finer = priors.steps[0] // 2
     choices = [(sum(map(len, priors.min_sizes)), priors.steps)]
-    if finer >= 4:
-        choices.append((choices[0][0] + 2, (finer, *priors.steps)))
+    if finer and priors.steps[0] >= 8:
+        choices.append((choices[0][0] + 2, (priors.steps[0] // 2, *priors.steps)))
     best, reached = None, _share_at_half(raster, priors) + LEAST_GAIN
     for count, steps in choices:
         levels = share_out(cluster(np.log2(np.maximum(sizes, 1)), count), steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,27 +17,37 @@ FIRST_TRIALS = 8    # most photos need no more
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,)."""
+    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,), and which
+    share of its area in the photo each of them still shows, visible (N,)."""
 
     boxes: FloatArray
     landmarks: FloatArray
     has_landmarks: BoolArray
     ignore: BoolArray
+    visible: FloatArray
+
+    @classmethod
+    def labelled(cls, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray, ignore: BoolArray) -> Faces:
+        """Faces as they are in their photo, all of each visible."""
+        return cls(boxes, landmarks, has_landmarks, ignore, np.ones(len(boxes), dtype=np.float32))
 
     def where(self, keep: BoolArray) -> Faces:
         """The faces that `keep` (N,) marks."""
-        return Faces(self.boxes[keep], self.landmarks[keep], self.has_landmarks[keep], self.ignore[keep])
+        return Faces(self.boxes[keep], self.landmarks[keep], self.has_landmarks[keep], self.ignore[keep], self.visible[keep])
 
     def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Faces:
         """The faces at place * scale + shift, each for x and y."""
         by, to = np.array(scale, dtype=np.float32), np.array(shift, dtype=np.float32)
         boxes = self.boxes.reshape(-1, 2, 2) * by + to
-        return Faces(boxes.reshape(-1, 4), self.landmarks * by + to, self.has_landmarks, self.ignore)
+        return replace(self, boxes=boxes.reshape(-1, 4), landmarks=self.landmarks * by + to)
+
+
+FACE_PARTS = tuple(part.name for part in fields(Faces))
 
 
 def join(parts: list[Faces]) -> Faces:
     """The faces of all parts as those of one image."""
-    return Faces(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "landmarks", "has_landmarks", "ignore")))
+    return Faces(*(np.concatenate([getattr(part, name) for part in parts]) for name in FACE_PARTS))
 
 
 class Window(NamedTuple):
@@ -86,9 +96,10 @@ def look_through(faces: Faces, window: Window, *, min_visible: float) -> Faces:
     """
     shown = faces.moved((1, 1), (-window.left, -window.top))
     if min_visible:
-        visible = clip_boxes(shown.boxes, window.width, window.height)
-        share = np.prod(visible[:, 2:] - visible[:, :2], axis=1) / np.prod(shown.boxes[:, 2:] - shown.boxes[:, :2], axis=1)
-        shown = replace(shown, ignore=shown.ignore | (share < min_visible))
+        inside = clip_boxes(shown.boxes, window.width, window.height)
+        share = np.prod(inside[:, 2:] - inside[:, :2], axis=1) / np.prod(shown.boxes[:, 2:] - shown.boxes[:, :2], axis=1)
+        visible = shown.visible * share
+        shown = replace(shown, visible=visible, ignore=shown.ignore | (visible < min_visible))
     else:
         centres = (shown.boxes[:, :2] + shown.boxes[:, 2:]) / 2
         shown = shown.where(np.logical_and.reduce((centres > 0) & (centres < (window.width, window.height)), axis=1))
@@ -100,7 +111,7 @@ def clip(faces: Faces, width: float, height: float) -> Faces:
     limit = np.array([width, height], dtype=np.float32)
     boxes = clip_boxes(faces.boxes, width, height)
     inside = ((faces.landmarks >= 0) & (faces.landmarks <= limit)).all(axis=2)
-    return Faces(boxes, faces.landmarks, faces.has_landmarks & inside, faces.ignore).where(has_area(boxes))
+    return replace(faces, boxes=boxes, has_landmarks=faces.has_landmarks & inside).where(has_area(boxes))
 
 
 def clip_boxes(boxes: FloatArray, width: float, height: float) -> FloatArray:

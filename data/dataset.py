@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -47,7 +48,7 @@ class FaceTable:
 
     def __init__(self, records: Sequence[FaceRecord], images: str | None):
         counts = [len(record) for record in records]
-        paths = [str(image_path(record, images)).encode() for record in records]
+        paths = [os.fsencode(image_path(record, images)) for record in records]
         self._first_face = torch.tensor([0, *counts]).cumsum(0)    # (I + 1,)
         self._first_byte = torch.tensor([0, *map(len, paths)]).cumsum(0)    # (I + 1,)
         self._paths = torch.frombuffer(bytearray(b"".join(paths)), dtype=torch.uint8)
@@ -67,13 +68,13 @@ class FaceTable:
     def path(self, index: int) -> str:
         """The file of an image."""
         start, end = self._first_byte.numpy()[index : index + 2]
-        return self._paths.numpy()[start:end].tobytes().decode()
+        return os.fsdecode(self._paths.numpy()[start:end].tobytes())
 
     def faces(self, index: int) -> Faces:
         """The faces of an image as labelled, in pixels of it."""
         start, end = self._first_face.numpy()[index : index + 2]
         arrays = (self._boxes, self._landmarks, self._has_landmarks, self._ignore)
-        return Faces(*(array.numpy()[start:end] for array in arrays))
+        return Faces.labelled(*(array.numpy()[start:end] for array in arrays))
 
     def rows(self, index: int) -> NDArray[np.float64]:
         """The faces (N,20) of an image as a RetinaFace label has them."""

@@ -16,12 +16,12 @@ from data.records import Complain, FaceRecord, Fault, RecordBuilder, from_rows, 
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import read_voc
 from data.yolo import read_yolo
-from utils.files import whole_file
+from utils.files import files_below, whole_file
 from utils.images import IMAGE_SUFFIXES
 
 # Where a set has its label files, if not in its own folder, and where their images are, seen from there.
 LABEL_FOLDERS = {".xml": ("Annotations", "annotations"), ".txt": ("labels",)}
-IMAGE_FOLDERS = ("../images", "../JPEGImages", "images")
+IMAGE_FOLDERS = ("images", "JPEGImages", "../images", "../JPEGImages")
 NO_LABELS = {"classes.txt"}    # names of the classes, which some tools write among YOLO's files
 
 
@@ -52,7 +52,7 @@ def read_labels(
     else:
         _read_file(path, builder, config=config)
     if not builder and not told:
-        raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found none")
+        raise ValueError(f"{path}: expected images and their faces, found no image")
     return builder.records(
         ignore_invalid=config.ignore_invalid, ignore_blurred=config.ignore_blurred, ignore_smaller=config.ignore_smaller
     )
@@ -79,11 +79,17 @@ def recognise(path: str, text: str) -> str:
     start = list(islice((stripped for line in text.split("\n") if (stripped := line.strip())), 2))
     if not start:
         raise ValueError(f"{path}: no images: expected '# path of an image' and a line for each of its faces, found an empty file")
-    if start[0].startswith("{"):
+    if start[0].startswith(("{", "[")):
         return "coco"
     if start[0].startswith("#"):
-        return "labelv2" if len(words := start[0][1:].split()) > 2 and is_size(words[-2:]) else "retinaface"
+        return "labelv2" if is_labelv2_header(start[0]) else "retinaface"
     return "wider" if len(start) == 2 and start[1].isascii() and start[1].isdecimal() else "retinaface"
+
+
+def is_labelv2_header(line: str) -> bool:
+    """Whether a header ends with the width and height of its image."""
+    words = line[1:].split()
+    return len(words) > 2 and is_size(words[-2:])
 
 
 def _read_folder(folder: Path, builder: RecordBuilder, *, config: DataConfig, sizes: Mapping[str, tuple[int, int]] | None) -> None:
@@ -91,7 +97,7 @@ def _read_folder(folder: Path, builder: RecordBuilder, *, config: DataConfig, si
     files = _label_files(where, suffix)
     images = Path(config.images) if config.images is not None else _find_image_folder(where)
     if suffix == ".xml":
-        read_voc(files, images, builder, classes=config.classes)
+        read_voc(where, files, images, builder, classes=config.classes)
     else:
         read_yolo(where, files, images, builder, classes=config.classes, sizes=sizes or {})
 
@@ -104,7 +110,9 @@ def _find_label_folder(folder: Path, format_name: str) -> tuple[Path, str]:
     usual = [(folder / name, suffix) for suffix in suffixes for name in LABEL_FOLDERS[suffix]]
     for candidates in (usual, [(folder, suffix) for suffix in suffixes]):
         found = [(where, suffix) for where, suffix in candidates if _label_files(where, suffix)]
-        if len(found) > 1:
+        if (folder / "label.txt").is_file() and (folder, ".txt") in found:
+            raise ValueError(f"{folder}: expected a folder of YOLO files, found a label file in it: name {folder / 'label.txt'}")
+        if len({suffix for _, suffix in found}) > 1:
             raise ValueError(f"{folder}: holds .xml files (Pascal VOC) and .txt files (YOLO); data.format or --format says which to read")
         if found:
             return found[0]
@@ -112,18 +120,19 @@ def _find_label_folder(folder: Path, format_name: str) -> tuple[Path, str]:
 
 
 def _label_files(folder: Path, suffix: str) -> list[Path]:
-    return sorted(file for file in folder.rglob(f"*{suffix}") if file.name not in NO_LABELS and file.is_file())
+    return [file for file in files_below(folder, {suffix}) if file.name not in NO_LABELS]
 
 
 def _find_image_folder(labels: Path) -> Path:
     """Where the images of a folder of label files lie: labels/train has images/train beside it in YOLO's sets."""
     candidates = [Path(os.path.normpath(labels / name)) for name in IMAGE_FOLDERS]
-    if "labels" in labels.parts:
-        at = len(labels.parts) - 1 - labels.parts[::-1].index("labels")
-        candidates.insert(0, Path(*labels.parts[:at], "images", *labels.parts[at + 1 :]))
+    parts = labels.parts if "labels" in labels.parts else labels.absolute().parts
+    if "labels" in parts:
+        at = len(parts) - 1 - parts[::-1].index("labels")
+        candidates.insert(0, Path(*parts[:at], "images", *parts[at + 1 :]))
     if any(file.suffix.lower() in IMAGE_SUFFIXES for file in labels.iterdir()):
         return labels
-    return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+    return next((candidate for candidate in candidates if candidate.is_dir()), Path(os.path.normpath(labels / "../images")))
 
 
 def write_labels(records: Iterable[FaceRecord], path: str | Path) -> None:
@@ -131,10 +140,24 @@ def write_labels(records: Iterable[FaceRecord], path: str | Path) -> None:
 
     The format has no place for ignored faces, which are written like others, nor for image sizes. The file appears whole or not at all.
     """
+    records = list(records)
+    for number, record in enumerate(records):
+        looks_like_labelv2 = number == 0 and is_labelv2_header(f"# {record.path}")
+        if not can_be_written(record.path) or looks_like_labelv2:
+            raise ValueError(f"{record.source}:{record.line}: {record.path[:80]!r} is a name that a RetinaFace label cannot hold")
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(f"# {record.path}\n")
             file.writelines(_format_row(row) + "\n" for row in record.rows)
+
+
+def can_be_written(name: str) -> bool:
+    """Whether a label has a line for an image of that name: without line ends, blanks around it, or what is no Unicode."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return name == name.strip() and not set(name) & set("\n\r")
 
 
 def _format_row(row: NDArray[np.float64]) -> str:

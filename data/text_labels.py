@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.records import ABSENT_POINTS, HEAVY_BLUR, ROW, Fault, RecordBuilder
+from utils.images import IMAGE_SUFFIXES
 
 # x y w h, then five (x y flag), then one last number; the shorter rows leave out what is at the end.
 ROW_LENGTHS = (4, 5, 19, 20)
@@ -124,10 +125,10 @@ def read_wider(path: str, text: str, builder: RecordBuilder) -> None:
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line is one of a face, well formed or not, and no path: it has several words and starts with a number."""
+    """Whether a line is one of a face, well formed or not, and no path: several words, a number first, no picture's suffix at the end."""
     first, *rest = line.split()
     try:
         float(first)
     except ValueError:
         return False
-    return bool(rest)
+    return bool(rest) and Path(line).suffix.lower() not in IMAGE_SUFFIXES

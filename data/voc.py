@@ -33,19 +33,22 @@ class Element:
         return child.text.strip() if child else ""
 
 
-def read_voc(files: Sequence[Path], images: Path, builder: RecordBuilder, *, classes: Sequence[str]) -> None:
-    """The objects of those classes that are faces, file by file.
+def read_voc(folder: Path, files: Sequence[Path], images: Path, builder: RecordBuilder, *, classes: Sequence[str]) -> None:
+    """The objects of those classes that are faces, file by file; a file in a sub-folder has its image in one of that name.
 
     `bndbox` holds xmin, ymin, xmax, ymax as corners in pixels, taken as they stand; `difficult` marks an invalid face.
     """
-    roots = [(str(file), root) for file in files if (root := _read(file, builder.complain)) is not None]
+    roots = [(file, root) for file in files if (root := _read(file, builder.complain)) is not None]
     found = {child.value("name") for _, root in roots for child in root.children if child.tag == "object"}
-    faces = pick_classes(str(files[0].parent), found, classes)
-    for file, root in roots:
+    faces = pick_classes(str(folder), found, classes)
+    for path, root in roots:
+        file, below = str(path), path.parent.relative_to(folder).as_posix()
         name, size = root.value("filename"), root.find("size")
         if not name or "\0" in name:
             builder.complain(Fault(file, root.line, "malformed line", "expected a 'filename' in 'annotation', found none"))
             continue
+        if below != "." and not name.startswith(below + "/"):
+            name = f"{below}/{name}"
         sides = [size.value("width"), size.value("height")] if size else []
         known = (int(sides[0]), int(sides[1])) if is_size(sides) else None
         builder.add_image(name, folder=str(images), source=file, line=root.line, size=known)

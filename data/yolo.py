@@ -8,12 +8,14 @@ from pathlib import Path
 from data.classes import pick_classes
 from data.records import ABSENT_POINTS, POINTS, Fault, RecordBuilder
 from data.text_labels import read_text
+from utils.files import files_below
 from utils.image_header import read_header
 from utils.images import IMAGE_SUFFIXES
 
 # class cx cy w h, and maybe five (x y), or five (x y visible)
 LENGTHS = (5, 15, 20)
 ABSENT = float("nan")
+ROUNDING = 1e-5    # of an image's side
 Row = tuple[int, list[str]]    # the line and its words
 
 
@@ -29,26 +31,22 @@ def read_yolo(
     """The faces of each file, in pixels of the image of the same name in `images`, or of the size that `sizes` gives for that.
 
     A line is `class cx cy w h`, and maybe `x y` of five points, or `x y visible`. A negative coordinate, or a point that is not
-    visible, is not labelled. The classes are their numbers. An empty file is an image without faces.
+    visible, is not labelled. The classes are their numbers. An empty file is an image without faces; one of an image that is missing
+    or unreadable too, for its faces have no pixels. ValueError where no image has a size.
     """
     rows = {file: _rows(file, builder) for file in files}
     faces = pick_classes(str(folder), {words[0] for of_file in rows.values() for _, words in of_file}, classes)
     known = {str(Path(name).with_suffix("")): (name, size) for name, size in sizes.items()}
-    present = {str(path.relative_to(images).with_suffix("")): path for path in _pictures(images)}
+    present = {str(path.relative_to(images).with_suffix("")): path for path in files_below(images, IMAGE_SUFFIXES)}
+    stems = {file: str(file.relative_to(folder).with_suffix("")) for file in files}
+    if not any(stem in known or stem in present for stem in stems.values()):
+        raise ValueError(f"{folder}: none of its images is in {images}, and fractions need an image's size to become pixels")
     for file, of_file in rows.items():
-        stem = str(file.relative_to(folder).with_suffix(""))
-        try:
-            name, size = known[stem] if stem in known else _name_and_size(present[stem], images)
-        except KeyError:
-            text = f"no image of this name in {images}: its size is needed to make pixels of fractions"
-            builder.complain(Fault(str(file), 1, "missing image", text))
-            continue
-        except (FileNotFoundError, ValueError) as error:
-            builder.complain(Fault(str(file), 1, "unreadable image", str(error)))
-            continue
+        stem = stems[file]
+        name, size = known[stem] if stem in known else _name_and_size(stem, present, images)
         builder.add_image(name, folder=str(images), source=str(file), line=1, size=size)
         for line, words in of_file:
-            if words[0] in faces:
+            if words[0] in faces and size is not None:
                 _add_face(file, line, words, size, builder)
 
 
@@ -72,7 +70,9 @@ def _add_face(file: Path, line: int, words: list[str], size: tuple[int, int], bu
         builder.complain(Fault(str(file), line, "malformed line", text))
         return
     width, height = size
-    row = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height, *ABSENT_POINTS, ABSENT]
+    x1, x2 = (_snap(corner) * width for corner in (cx - w / 2, cx + w / 2))
+    y1, y2 = (_snap(corner) * height for corner in (cy - h / 2, cy + h / 2))
+    row = [x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, ABSENT]
     if points:
         step = len(points) // POINTS
         for point in range(POINTS):
@@ -83,10 +83,18 @@ def _add_face(file: Path, line: int, words: list[str], size: tuple[int, int], bu
     builder.add_face(row, line, given=19 if points else 4)
 
 
-def _name_and_size(path: Path, images: Path) -> tuple[str, tuple[int, int]]:
-    header = read_header(path)
-    return path.relative_to(images).as_posix(), (header.width, header.height)
+def _snap(fraction: float) -> float:
+    """A corner that rounding to six digits has put beyond the border lies on it."""
+    return min(max(fraction, 0.0), 1.0) if -ROUNDING < fraction < 1 + ROUNDING else fraction
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def _name_and_size(stem: str, present: Mapping[str, Path], images: Path) -> tuple[str, tuple[int, int] | None]:
+    """An image's name in its folder, and its size where it can be read; what is wrong with it otherwise, its users will see."""
+    if stem not in present:
+        return f"{Path(stem).as_posix()}.jpg", None
+    name = present[stem].relative_to(images).as_posix()
+    try:
+        header = read_header(present[stem])
+    except (FileNotFoundError, ValueError):
+        return name, None
+    return name, (header.width, header.height)

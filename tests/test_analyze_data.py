@@ -101,6 +101,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         ([drawn_set, "--fix", drawn_set], "would write over a label that is read"),
         ([drawn_set, "--convert", tmp_path], "expected a file, found a folder"),
         ([drawn_set, tmp_path / "one.txt", "--convert", tmp_path / "two.txt"], "one label has one image folder, found"),
+        ([drawn_set, drawn_set], "label.txt: given twice"),
+        ([drawn_set, "--fix", tmp_path / "a.txt", "--convert", tmp_path / "a.txt"], "--fix and --convert: expected two files"),
         ([drawn_set, "--format", "voc"], "data.format=voc: expected a folder of label files"),
         ([drawn_set, "--format", "csv"], "data.format: expected"),
         ([drawn_set, "--preset", "resnet5"], "resnet5: no such preset"),
@@ -121,7 +123,7 @@ def test_check_lists_faults_and_ends_with_one(tmp_path: Path, run: RunScript) ->
     lines = result.out.splitlines()
     assert lines[:3] == [
         f"{label}:4: expected 4, 5, 19 or 20 numbers, found 3",
-        f"{label}:3: box 1 1 5 5 (x y w h) stands in this image already",
+        f"{label}:3: box 1 1 5 5 (x y w h) stands in this image twice",
         f"{label}:6: box 0 0 0 0 (x y w h) has no area",
     ]
     assert "3 faults in 2 images, 0 of them opened" in result.out and "  1 x duplicate box" in result.out
@@ -172,6 +174,30 @@ def test_coco_is_converted_and_its_ignored_faces_are_told_of(tmp_path: Path, run
     assert "its images lie in" in run("analyze_data", label, "--convert", tmp_path / "else.txt").out
     converted = read_labels(tmp_path / "mine" / "label.txt")
     assert sum(map(len, converted)) == len(content["annotations"])
+
+
+def test_nothing_is_converted_of_a_label_with_lines_that_cannot_be_read(tmp_path: Path, run: RunScript) -> None:
+    (tmp_path / "bad.txt").write_text("garbage\n")
+    (tmp_path / "out.txt").write_text("precious")
+    result = run("analyze_data", tmp_path / "bad.txt", "--check", "--convert", tmp_path / "out.txt")
+    assert result.code == 2 and "bad.txt:1: expected '# path of an image' before the first face" in result.err
+    assert (tmp_path / "out.txt").read_text() == "precious"
+
+
+def test_label_is_not_written_among_those_of_a_folder(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    (tmp_path / "labels").mkdir()
+    shutil.copytree(drawn_set.parent / "images", tmp_path / "images")
+    (tmp_path / "labels" / "drawn_0000.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    refused = run("analyze_data", tmp_path, "--convert", tmp_path / "labels" / "label.txt")
+    assert "would be taken for one of the label files" in refused.complaint
+    assert run("analyze_data", tmp_path, "--convert", tmp_path / "label.txt").code == 0
+
+
+def test_unreadable_images_are_listed_where_augmented_ones_are_drawn(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    shutil.copytree(drawn_set.parent, tmp_path / "set")
+    (tmp_path / "set" / "images" / "drawn_0001.jpg").unlink()
+    result = run("analyze_data", tmp_path / "set" / "label.txt", "--show-augmented", "3", "data.size=64", "--output", tmp_path / "out")
+    assert result.code == 1 and result.err.count("drawn_0001.jpg: no such image") == 1
 
 
 def test_augmented_images_are_drawn(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:

@@ -19,7 +19,7 @@ def make_faces(boxes: list[list[float]], landmarks: np.ndarray | None = None, ig
     corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     count = len(corners)
     points = np.zeros((count, 5, 2), dtype=np.float32) if landmarks is None else landmarks.astype(np.float32)
-    return Faces(corners, points, np.full((count, 5), landmarks is not None), np.array(ignore or [False] * count, dtype=bool))
+    return Faces.labelled(corners, points, np.full((count, 5), landmarks is not None), np.array(ignore or [False] * count, dtype=bool))
 
 
 def painted_face(height: int, width: int, box: list[float]) -> tuple[Image, Faces]:
@@ -220,6 +220,13 @@ def test_mosaic_shows_each_part_with_its_points(seed: int) -> None:
         for face in inside:
             check_marks(quarter, faces.landmarks[face] - (left, top), faces.has_landmarks[face], radius=6, tolerance=1)
             assert (faces.boxes[face, :2] >= (left, top)).all() and (faces.boxes[face, 2:] <= (left + width, top + height)).all()
+
+
+def test_mosaic_counts_what_a_crop_had_hidden_already() -> None:
+    half = look_through(make_faces([[-50, 0, 50, 100]]), Window(0, 0, 100, 100), min_visible=0.4)
+    assert half.ignore.tolist() == [False]
+    _, faces = mosaic([(np.zeros((100, 100, 3), np.uint8), half)] * 4, centre=(70, 70), min_visible=0.4)
+    assert [70, 0, 100, 70] in faces.boxes.tolist() and faces.ignore.all()    # 21 % of the face, though 42 % of what was left of it
 
 
 def test_small_faces_are_ignored_from_a_size_on() -> None:

@@ -151,6 +151,13 @@ def test_repair_mends_each_kind_and_leaves_the_rest_alone(tmp_path: Path) -> Non
     assert all(np.array_equal(old, record.rows, equal_nan=True) for old, record in zip(before, records, strict=True))
 
 
+def test_image_is_not_merged_into_one_that_is_left_out(tmp_path: Path) -> None:
+    records = records_of(tmp_path, "# ../images/b.jpg\n1 1 3 3\n# b.jpg\n2 2 5 5\n# sub\\a.jpg\n1 1 9 9\n# sub/a.jpg\n3 3 9 9\n")
+    fixed, changes = repair(records, images=None, inspections={}, sizes={})
+    assert [(record.path, len(record)) for record in fixed] == [("b.jpg", 1), ("sub\\a.jpg", 2)]
+    assert [change.rpartition("; ")[2] for change in changes] == ["image left out", "faces moved to the first place"]
+
+
 def test_box_far_outside_its_image_is_left_out(tmp_path: Path) -> None:
     fixed, changes = repair(records_of(tmp_path, "# 1.jpg\n90 90 5 5\n"), images=None, inspections={}, sizes={0: (50, 50)})
     assert len(fixed[0]) == 0
@@ -186,7 +193,9 @@ def test_duplicates_are_those_of_a_slow_search(rng: np.random.Generator) -> None
     for key in zip(image, *boxes.T, strict=True):
         slow.append(key in seen)
         seen.add(key)
-    assert duplicates(image, boxes).tolist() == slow and any(slow)
+    assert duplicates(image, boxes, np.zeros(200, int)).tolist() == slow and any(slow)
+    same = np.zeros((3, 4))
+    assert duplicates(np.zeros(3, int), same, np.array([0, 5, 5])).tolist() == [True, False, True]
 
 
 def test_published_labels_have_their_known_faults(real_data: Path) -> None:

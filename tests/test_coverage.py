@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import AugmentationConfig
 from data.coverage import Priors, Raster, best_iou, bin_names, cluster, coverage, propose_sizes, resized_raster, share_out, training_raster
 from data.ground_truth import SETTINGS, read_ground_truth, split_faces
 from data.labels import read_labels
@@ -62,11 +63,13 @@ def record_of(tmp_path: Path, text: str) -> list[FaceRecord]:
 
 def test_training_shows_faces_through_its_windows(tmp_path: Path) -> None:
     records = record_of(tmp_path, "# 1.jpg\n40 40 20 20\n0 0 0 0\n# 2.jpg\n5 5 9 9\n# 3.jpg\n")
-    raster = training_raster(records, [(100, 100), None, (50, 50)], size=200, scales=(0.5, 1.0), seed=0)
+    raster = training_raster(records, [(100, 100), None, (50, 50)], size=200, config=AugmentationConfig(crop_scales=(0.5, 1.0)), seed=0)
     sides = raster.boxes[:, 2:] - raster.boxes[:, :2]
     assert len(sides) == 3 and {tuple(side) for side in sides.tolist()} <= {(40, 40), (80, 80)}    # once an epoch
     assert (raster.input_sizes == 200).all()
-    assert len(training_raster(records, [None] * 3, size=200, scales=(1.0,), seed=0).boxes) == 0
+    assert len(training_raster(records, [None] * 3, size=200, config=AugmentationConfig(), seed=0).boxes) == 0
+    ignoring = AugmentationConfig(crop_scales=(0.5, 1.0), ignore_smaller=41)
+    assert (training_raster(records, [(100, 100), None, None], size=200, config=ignoring, seed=0).boxes[:, 2:] > 60).all()
 
 
 def test_clusters_lie_where_the_sizes_are(rng: np.random.Generator) -> None:

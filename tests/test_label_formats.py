@@ -148,12 +148,27 @@ def test_malformed_file_is_named_with_its_line(form: str, text: str, message: st
 
 
 def test_yolo_needs_the_size_of_its_images_and_takes_it_from_a_list_too(tmp_path: Path) -> None:
-    path, file = place_label(tmp_path, "yolo", "0 0.5 0.5 0.1 0.2\n")
-    with pytest.raises(ValueError) as error:
+    path, _ = place_label(tmp_path, "yolo", "0 0.5 0.5 0.1 0.2\n")
+    with pytest.raises(ValueError, match="labels: none of its images is in .*images, and fractions need an image's size"):
         read_labels(path)
-    assert str(error.value) == f"{file}:1: no image of this name in {tmp_path / 'images'}: its size is needed to make pixels of fractions"
     (record,) = read_labels(path, sizes={"1.png": (100, 50)})
     assert record.path == "1.png" and np.allclose(record.boxes, [[45, 20, 55, 30]])
+
+
+def test_yolo_image_that_is_missing_or_unreadable_keeps_its_place_for_others_to_tell(tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        place_label(tmp_path, "yolo", "0 0.5 0.5 0.1 0.2\n")[1].with_stem(name).write_text("0 0.5 0.5 0.1 0.2\n")
+    write_image(tmp_path / "images" / "1.png", np.zeros((50, 100, 3), np.uint8))
+    (tmp_path / "images" / "2.PNG").write_bytes(b"text")
+    records = read_labels(tmp_path)
+    read = [(record.path, len(record), record.size) for record in records]
+    assert read == [("1.png", 1, (100, 50)), ("2.PNG", 0, None), ("3.jpg", 0, None)]
+
+
+def test_yolo_corner_that_rounding_puts_beyond_the_border_lies_on_it(tmp_path: Path) -> None:
+    path, _ = place_label(tmp_path, "yolo", "0 0.499999 0.25 1.000000 0.500002\n")
+    (record,) = read_labels(path, sizes={"1.jpg": (1023, 767)})
+    assert record.boxes[0, :2].tolist() == [0, 0] and record.boxes[0, 2] <= 1023
 
 
 def test_yolo_points_may_say_whether_they_are_visible(tmp_path: Path) -> None:
@@ -223,9 +238,49 @@ def test_classes_that_are_faces_are_picked_or_asked_for(tmp_path: Path) -> None:
         boxes(["dog", "cat"], "face")
 
 
+def coco_of(folder: Path, *, images: object, annotations: object, categories: object = ()) -> Path:
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return place_label(folder, "coco", json.dumps(content))[0]
+
+
+def test_coco_ids_may_be_text_or_whole_floats_and_unlisted_ones_are_told(tmp_path: Path) -> None:
+    images = [{"id": 1.0, "file_name": "1.jpg"}, {"id": "b", "file_name": "2.jpg"}]
+    categories = [{"id": 1, "name": "face"}, {"id": 2, "name": "person"}]
+    annotations = [{"image_id": 1, "bbox": [0, 0, 5, 5], "category_id": 1.0}, {"image_id": "b", "bbox": [0, 0, 5, 5], "category_id": 2.0}]
+    path = coco_of(tmp_path, images=images, annotations=annotations, categories=categories)
+    assert [len(record) for record in read_labels(path)] == [1, 0]
+    only_persons = coco_of(tmp_path, images=images, annotations=annotations[1:], categories=categories)
+    assert [len(record) for record in read_labels(only_persons)] == [0, 0]
+    unlisted = coco_of(tmp_path, images=images, annotations=[{**annotations[0], "category_id": 9}], categories=categories)
+    with pytest.raises(ValueError, match="annotation None is of category 9, which the file does not list"):
+        read_labels(unlisted)
+
+
+def test_coco_face_with_other_points_keeps_its_box_where_faults_are_collected(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "1.jpg"}]
+    annotations = [{"image_id": 1, "bbox": [0, 0, 5, 5], "keypoints": points} for points in ([1, 2, 2] * 6, [0] * 51, [])]
+    path = coco_of(tmp_path, images=images, annotations=annotations)
+    with pytest.raises(ValueError, match="expected 'keypoints' of 5 x 3 numbers"):
+        read_labels(path)
+    faults: list[Fault] = []
+    (record,) = read_labels(path, complain=faults.append)
+    assert len(record) == 3 and not record.has_landmarks.any() and [fault.reason for fault in faults] == ["wrong number of points"]
+    with pytest.raises(ValueError, match="a.json: expected images and their faces, found no image"):
+        read_labels(coco_of(tmp_path, images=[], annotations=[]))
+
+
+@pytest.mark.parametrize("name", ["x\ny.jpg", " s.jpg", "\ud800.jpg", "IMG 12 34"])
+def test_name_that_no_label_can_hold_is_refused(name: str, tmp_path: Path) -> None:
+    records = read_labels(coco_of(tmp_path, images=[{"id": 1, "file_name": name}], annotations=[]))
+    with pytest.raises(ValueError, match="a.json:1: .* is a name that a RetinaFace label cannot hold"):
+        write_labels(records, tmp_path / "label.txt")
+    assert not (tmp_path / "label.txt").exists()
+
+
 def test_official_list_of_an_image_without_faces(tmp_path: Path) -> None:
-    (tmp_path / "label.txt").write_text("0--Parade/1.jpg\n0\n0 0 0 0 0 0 0 0 0 0 \n2.jpg\n1\n1 2 3 4 2 0 0 0 0 0 \n3.jpg\n0\n")
-    assert [len(record) for record in read_labels(tmp_path / "label.txt")] == [0, 1, 0]
+    (tmp_path / "label.txt").write_text("0--Parade/1.jpg\n0\n0 0 0 0 0 0 0 0 0 0 \n2.jpg\n1\n1 2 3 4 2 0 0 0 0 0 \n3 (2).jpg\n0\n")
+    records = read_labels(tmp_path / "label.txt")
+    assert [(record.path, len(record)) for record in records] == [("0--Parade/1.jpg", 0), ("2.jpg", 1), ("3 (2).jpg", 0)]
 
 
 def test_folder_of_neither_or_both_kinds_is_asked_about(tmp_path: Path) -> None:
@@ -238,6 +293,10 @@ def test_folder_of_neither_or_both_kinds_is_asked_about(tmp_path: Path) -> None:
     assert len(read_labels(tmp_path, config=DataConfig(format="voc"))) == 1
     with pytest.raises(ValueError, match="data.format=coco: expected a label file, found a folder"):
         read_labels(tmp_path, config=DataConfig(format="coco"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "label.txt").write_text("# 1.jpg\n")
+    with pytest.raises(ValueError, match=r"expected a folder of YOLO files, found a label file in it: name .*label.txt"):
+        read_labels(tmp_path / "set")
     with pytest.raises(ValueError, match="data.format=yolo: expected a folder of label files"):
         read_labels(tmp_path / "1.txt", config=DataConfig(format="yolo"))
 
@@ -250,6 +309,10 @@ def test_images_of_a_folder_of_labels_are_found(tmp_path: Path) -> None:
         write_image(tmp_path / images / "1.jpg", np.zeros((4, 4, 3), np.uint8))
         (record,) = read_labels(tmp_path / folder.partition("/")[0])
         assert Path(record.folder) == tmp_path / images
+    (tmp_path / "e/Annotations/s").mkdir(parents=True)
+    (tmp_path / "e/Annotations/s/1.XML").write_text(xml)
+    (tmp_path / "e/Annotations/linked").symlink_to(tmp_path / "a/Annotations")
+    assert [record.path for record in read_labels(tmp_path / "e")] == ["linked/1.jpg", "s/1.jpg"]
     (tmp_path / "d/labels/train").mkdir(parents=True)
     (tmp_path / "d/labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5")
     (tmp_path / "d/labels/classes.txt").write_text("face")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,3 +22,25 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files in a folder and its sub-folders, linked ones too, with one of those suffixes (`.txt`) in any case, by name.
+
+    ValueError that names a sub-folder that cannot be read; a folder that is not there has no files.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ValueError(f"{error.filename}: cannot read this folder: {error.strerror}")
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:    # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if os.path.splitext(name)[1].lower() in suffixes]
+    return sorted(found)
