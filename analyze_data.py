@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults += len(unreadable)
     if checking or other_work:
         return DONE_WITH_FAULTS if faults else DONE
-    Analysis(labelled, arguments.config, priors_of(arguments.config), arguments.output).run(arguments.ground_truth)
+    print(Analysis(labelled, arguments.config, priors_of(arguments.config), arguments.output).run(arguments.ground_truth))
     list_faults(labelled.image_faults)
     return DONE_WITH_FAULTS if labelled.image_faults else DONE
 

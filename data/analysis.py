@@ -59,16 +59,17 @@ class Analysis:
         self.report = Report("Statistics of " + ", ".join(Path(path).name for path in labelled.files))
         self.written = ["statistics.json", "report.html"]
         self.results: dict[str, Any] = {"files": {}}
+        self.lines: list[str] = []    # what it has to say
 
-    def run(self, ground_truth: str | None) -> None:
-        """Measure, print and write everything."""
+    def run(self, ground_truth: str | None) -> str:
+        """Measure and write everything, and return it in words; `ground_truth` is the folder of the official lists."""
         lists = split_faces(self.labelled.records, read_ground_truth(ground_truth)) if ground_truth else {}
         parts = self._measure_files()
         whole = join_measures(parts)
         total = summarise(whole)
         self.results["total"] = total.numbers
         if len(parts) > 1:
-            print(describe("total", total))
+            self.lines.append(describe("total", total))
         self._tell_numbers({**self.results["files"], "total": total.numbers} if len(parts) > 1 else self.results["files"])
         self._draw(total)
         self._cover(whole)
@@ -79,7 +80,8 @@ class Analysis:
         with whole_file(self.output / "statistics.json") as partial:
             partial.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
         self.report.write(self.output / "report.html")
-        print(f"written to {self.output}: {', '.join(self.written)}")
+        self.lines.append(f"written to {self.output}: {', '.join(self.written)}")
+        return "\n".join(self.lines)
 
     def _measure_files(self) -> list[Measures]:
         parts = []
@@ -89,7 +91,7 @@ class Analysis:
             parts.append(measure(records, sizes))
             statistics = summarise(parts[-1])
             self.results["files"][path] = statistics.numbers
-            print(describe(path, statistics))
+            self.lines.append(describe(path, statistics))
             first += len(records)
         return parts
 
@@ -150,7 +152,7 @@ class Analysis:
             for name, numbers in total["coverage"].items()
         ]
         proposal = self._propose(rasters)
-        print(f"priors {format_sizes(self.priors)}", *lines, proposal, sep="\n  ")
+        self.lines.append("\n  ".join([f"priors {format_sizes(self.priors)}", *lines, proposal]))
         curves = {titles[name]: coverage_curves(numbers, self.priors) for name, numbers in total["coverage"].items()}
         plot_coverage(bin_names(), curves, self.output / "coverage.png")
         self._add_picture("coverage.png", f"Coverage by the priors {format_sizes(self.priors)}", "Lines belong to the scale on the right.")
@@ -184,8 +186,8 @@ class Analysis:
             shares = [f"{covered[key]:.1%}" if key in covered else "" for key in (positive, "iou_0.5", "never_learnt")]
             rows.append([name, f"{numbers['faces']:,}", f"{numbers['median_size']:.1f}", *shares])
         header = ["list", "faces", "median size", f"IoU {self.priors.positive_iou:g}", "IoU 0.5", "never learnt"]
-        print(f"  official lists at test.size={size}")
-        print(*("    " + "".join(f"{cell:>14}" for cell in row) for row in [header, *rows]), sep="\n")
+        self.lines.append(f"  official lists at test.size={size}")
+        self.lines += ["    " + "".join(f"{cell:>14}" for cell in row) for row in [header, *rows]]
         self.report.heading(f"The official lists, and how well the priors cover them at test.size={size}")
         self.report.table(header, rows)
 

@@ -147,6 +147,7 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
     limits = limits[image]    # (F, 2)
 
     def found(which: BoolArray, reason: str, text: str) -> Iterable[Finding]:
+        """A finding for each face that `which` (F,) marks."""
         for at in np.flatnonzero(which):
             record = records[image[at]]
             numbers = " ".join(f"{number:g}" for number in rows[at, BOX])
