@@ -16,7 +16,7 @@ from config import PRESETS, Config, load_config
 from data.analysis import Analysis, LabelledSet
 from data.checks import ACTIONS, LEFT_OUT, find_faults, inspect_images, repair
 from data.coverage import Priors
-from data.labels import read_labels, read_sizes, write_labels
+from data.labels import LABEL_FOLDERS, read_labels, read_sizes, write_labels
 from data.records import FaceRecord, Fault, image_folder, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
@@ -155,10 +155,10 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
     for target in (path, changes_path(path)):
         if target.is_dir():
             raise ValueError(f"{option} {target}: expected a file, found a folder")
-    for given in map(Path, labelled.files):
-        if given.is_dir() and given.resolve() in path.resolve().parents and path.suffix.lower() in (".txt", ".xml"):
-            below = {Path(record.source).parent.resolve() for record in labelled.files[str(given)]}
-            if below & {path.parent.resolve(), *path.resolve().parents}:
+    for given, records in labelled.files.items():
+        if Path(given).is_dir() and path.suffix.lower() in LABEL_FOLDERS:
+            folders = {Path(record.source).parent.resolve() for record in records}
+            if folders & set(path.resolve().parents):
                 raise ValueError(f"{option} {path}: would be taken for one of the label files in {given}; name a file elsewhere")
     folders = {image_folder(record, labelled.images).resolve() for record in labelled.records}
     if len(folders) > 1:
@@ -187,7 +187,7 @@ def show_augmented(arguments: argparse.Namespace) -> list[str]:
 
     Returns what was wrong with images that could not be read.
     """
-    from data.dataset import FaceDataset  # brings PyTorch along, which nothing else here needs
+    from data.dataset import FaceDataset    # brings PyTorch along, which nothing else here needs
 
     config: Config = arguments.config
     fill = config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1]

@@ -188,7 +188,7 @@ def test_label_is_not_written_among_those_of_a_folder(drawn_set: Path, tmp_path:
     (tmp_path / "labels").mkdir()
     shutil.copytree(drawn_set.parent / "images", tmp_path / "images")
     (tmp_path / "labels" / "drawn_0000.txt").write_text("0 0.5 0.5 0.2 0.2\n")
-    refused = run("analyze_data", tmp_path, "--convert", tmp_path / "labels" / "label.txt")
+    refused = run("analyze_data", f"{tmp_path}/", "--convert", tmp_path / "labels" / "label.txt")
     assert "would be taken for one of the label files" in refused.complaint
     assert run("analyze_data", tmp_path, "--convert", tmp_path / "label.txt").code == 0
 
