@@ -187,7 +187,8 @@ def show_augmented(arguments: argparse.Namespace) -> list[str]:
 
     Returns what was wrong with images that could not be read.
     """
-    from data.dataset import FaceDataset    # brings PyTorch along, which nothing else here needs
+    # Here, for it brings PyTorch along, which nothing else needs and which takes longer to import than a large label to read.
+    from data.dataset import FaceDataset
 
     config: Config = arguments.config
     fill = config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1]
