@@ -159,10 +159,11 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
         [record.has_landmarks for record in records]
     )    # (F, 5)
     with_area = np.concatenate([record.has_area for record in records])    # (F,)
-    beyond = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1) | (boxes[:, :2] > limits).any(axis=1)
+    sized = np.isfinite(limits[:, 0])
+    beyond = ((boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)) & with_area
     yield from found(~with_area, "box without area", "box {box} (x y w h) has no area")
-    yield from found(beyond & np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
-    yield from found(beyond & ~np.isfinite(limits).all(axis=1), "box out of range", "box {box} (x y w h) starts before its image")
+    yield from found(beyond & sized, "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
+    yield from found(beyond & ~sized, "box out of range", "box {box} (x y w h) starts before its image")
     points = np.concatenate([record.has_landmarks for record in records]).sum(axis=1)
     yield from found(duplicates(image, boxes, points), "duplicate box", "box {box} (x y w h) stands in this image twice")
     yield from found(outside.any(axis=1) & with_area, "point outside its box", "{points} outside of box {box} (x y w h)")

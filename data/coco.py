@@ -35,7 +35,8 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
     """
     sections = _sections(path, text)
     categories = {_key(item.value.get("id")): _key(item.value.get("name")) for item in sections["categories"]}
-    used = {categories.get(_key(item.value.get("category_id")), "") for item in sections["annotations"]}
+    only = next(iter(categories)) if len(categories) == 1 else None    # what an annotation without a category is of
+    used = {categories.get(_key(item.value.get("category_id", only)), "") for item in sections["annotations"]}
     faces = pick_classes(path, used, classes, listed=categories.values())
     images: dict[str, Item] = {}
     for item in sections["images"]:
@@ -49,7 +50,7 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
             images[key] = item
     annotations: dict[str, list[Item]] = {key: [] for key in images}
     for item in sections["annotations"]:
-        key, category = _key(item.value.get("image_id")), item.value.get("category_id")
+        key, category = _key(item.value.get("image_id")), item.value.get("category_id", only)
         place = f"annotation {_short(item.value.get('id'))}"
         if key not in annotations:
             fault = f"{place} is of image {_short(item.value.get('image_id'))}, which the file does not list"
@@ -57,7 +58,7 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
         elif categories and _key(category) not in categories:
             fault = f"{place} is of category {_short(category)}, which the file does not list"
             builder.complain(Fault(path, item.line, "malformed line", fault))
-        elif categories.get(_key(item.value.get("category_id")), "") in faces:
+        elif categories.get(_key(category), "") in faces:
             annotations[key].append(item)
     folder = str(Path(path).parent / "images")
     for key, item in images.items():

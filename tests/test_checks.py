@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.checks import duplicates, find_faults, inspect_image, inspect_images, repair, swapped_pairs
-from data.labels import read_labels, write_labels
+from data.labels import read_labels, read_sizes, write_labels
 from data.records import FaceRecord
 from utils.images import write_image
 
@@ -43,6 +43,11 @@ def test_faults_of_boxes_are_found_with_their_lines(tmp_path: Path) -> None:
     ]
     findings = find_faults(records_of(tmp_path, text), images=None, inspections={}, sizes={0: (50, 50)})
     assert str(findings[3].fault) == f"{tmp_path / 'label.txt'}:6: box 45 0 10 10 (x y w h) leaves its image of 50 x 50 pixels"
+
+
+def test_box_without_area_is_one_fault_wherever_it_lies(tmp_path: Path) -> None:
+    records = records_of(tmp_path, "# 1.jpg\n52 4 -2 23\n-3 -3 0 0\n")
+    assert reasons(records, {0: (50, 50)}) == [(2, "box without area"), (3, "box without area")]
 
 
 def test_without_a_size_only_boxes_before_the_image_are_out_of_range(tmp_path: Path) -> None:
@@ -200,5 +205,9 @@ def test_duplicates_are_those_of_a_slow_search(rng: np.random.Generator) -> None
 
 def test_published_labels_have_their_known_faults(real_data: Path) -> None:
     for name, expected in (("train", {"box without area": 31, "duplicate box": 3}), ("val", {"box without area": 11, "duplicate box": 1})):
-        records = read_labels(real_data / "annotations" / f"wider_{name}_label_boxes_only.txt")
+        folder = real_data / "annotations"
+        records = read_labels(folder / f"wider_{name}_label_boxes_only.txt")
+        corners = {record.path: record.size for record in read_labels(folder / "labelv2_val.txt") if record.size}
+        sizes = read_sizes(folder / "wider_train_sizes.txt") if name == "train" else corners
         assert Counter(reason for _, reason in reasons(records)) == expected
+        assert Counter(reason for _, reason in reasons(records, {n: sizes[r.path] for n, r in enumerate(records)})) == expected

@@ -250,6 +250,8 @@ def test_coco_ids_may_be_text_or_whole_floats_and_unlisted_ones_are_told(tmp_pat
     assert [len(record) for record in read_labels(path)] == [1, 0]
     only_persons = coco_of(tmp_path, images=images, annotations=annotations[1:], categories=categories)
     assert [len(record) for record in read_labels(only_persons)] == [0, 0]
+    without = [{"image_id": 1, "bbox": [0, 0, 5, 5]}]
+    assert len(read_labels(coco_of(tmp_path, images=images, annotations=without, categories=categories[:1]))[0]) == 1
     unlisted = coco_of(tmp_path, images=images, annotations=[{**annotations[0], "category_id": 9}], categories=categories)
     with pytest.raises(ValueError, match="annotation None is of category 9, which the file does not list"):
         read_labels(unlisted)
