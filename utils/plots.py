@@ -53,6 +53,7 @@ def plot_histograms(histograms: Sequence[tuple[str, str, NDArray[np.float64], ND
         axis.set_title(title)
         axis.set_xlabel(name)
         axis.set_ylim(0, max(1, 1.05 * counts.max()))
+        axis.yaxis.get_major_locator().set_params(integer=True)
         axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
