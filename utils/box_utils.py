@@ -34,15 +34,15 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every box of a (N,4) with every box of b (M,4), xyxy: (N,M) in [0, 1], without gradient.
+    """IoU of every box of a (...,N,4) with every box of b (...,M,4), xyxy: (...,N,M) in [0, 1], without gradient.
 
     A box without area overlaps nothing, itself included. Widths are x2 - x1, without the one pixel that the WIDER protocol adds.
     """
-    ax1, ay1, ax2, ay2 = a.unsqueeze(1).unbind(-1)    # (N, 1) each
-    bx1, by1, bx2, by2 = b.unsqueeze(0).unbind(-1)    # (1, M) each
-    # One (N, M) array at a time: four times less memory at the peak than the corners kept together.
-    intersection = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
-    intersection *= (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)    # (..., N, 1) each
+    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)    # (..., 1, M) each
+    # Few (N, M) arrays at a time: the memory they need is the most that a training step allocates on crowded images.
+    intersection = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    intersection *= torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
     area_a = (ax2 - ax1).clamp(min=0) * (ay2 - ay1).clamp(min=0)
     area_b = (bx2 - bx1).clamp(min=0) * (by2 - by1).clamp(min=0)
     union = (area_a + area_b).sub_(intersection)
