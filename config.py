@@ -84,18 +84,28 @@ class LossConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = setting(100, low=1)
-    batch_size: int = setting(24, low=1)    # images a step, all processes together
+    batch_size: int = setting(24, low=1)    # images a step, all processes and parts together
+    accumulation: int = setting(1, low=1)    # parts that each process takes its share of a batch in, one after another, to save memory
     lr: float = setting(1e-3, above=0)
     lr_batch_size: int = setting(24, low=1)    # the batch that `lr` was tuned for
     scale_lr: bool = False    # use lr x batch_size / lr_batch_size; unscaled, a small batch costs much accuracy
+    optimizer: Literal["sgd", "adamw"] = "sgd"    # as published, or AdamW: in short trainings better, at lr 1e-3 to 4e-3
     warmup_steps: int = setting(0, low=0)    # iterations in which the learning rate rises linearly from 0
     schedule: Literal["steps", "cosine"] = "steps"    # divide by 10 at `milestones`, or fall along half a cosine to 0
     milestones: tuple[int, ...] = setting((70, 90), low=1)    # epochs after which the learning rate is divided by 10
-    momentum: float = setting(0.9, low=0, high=1)
-    weight_decay: float = setting(5e-4, low=0)
+    momentum: float = setting(0.9, low=0, high=1)    # of SGD
+    weight_decay: float = setting(5e-4, low=0)    # SGD: of all weights, as published; AdamW: not of biases and batch norms
+    clip_norm: float = setting(0.0, low=0)    # longer gradients are shortened to this length; 0: none is
+    ema: float = setting(0.0, low=0, high=0.99999)    # decay of the average of the weights that is measured and kept as best; 0: no average
+    freeze_stages: int = setting(0, low=0)    # the backbone's first stages that do not learn, for fine-tuning
+    freeze_batch_norm: bool = False    # all batch norms keep the statistics they start with; for batches of very few images
+    sync_batch_norm: bool = False    # statistics over the images of all GPUs instead of each for itself
+    skip_nonfinite: int = setting(0, low=0)    # batches whose loss is no number to pass over before the run stops
     seed: int = setting(0, low=0, high=2**32)
     device: str = "auto"    # auto: cuda where there is one, else cpu
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "auto"    # of the network; auto: bfloat16 where the chip has it
+    compile: bool = False    # torch.compile: a minute to start, then faster steps on a GPU
+    tensorboard: bool = False    # write the losses for TensorBoard too; pip install -e ".[tensorboard]"
     max_steps: int = setting(0, low=0)    # stop after this many iterations and save; 0: go on to the last epoch
     log_every: int = setting(20, low=1)    # iterations between rows of losses.csv
     checkpoint_every: int = setting(500, low=1)    # iterations between writes of last.pth, besides the end of each epoch

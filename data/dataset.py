@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -156,9 +156,9 @@ class FaceDataset(Dataset[Sample]):
         """The faces of a photo that have an area, in pixels of it; a box may leave the photo, as labelled."""
         return _to_target(self._faces(index))
 
-    def photos(self) -> Iterator[Photo]:
-        """Every photo as it is with its faces as labelled; one whose file cannot be read comes without its pixels."""
-        for index in range(len(self)):
+    def photos(self, indices: Iterable[int] | None = None) -> Iterator[Photo]:
+        """Photos as they are with their faces as labelled, all or some of them; one whose file cannot be read comes without its pixels."""
+        for index in range(len(self)) if indices is None else indices:
             image, fault = None, None
             try:
                 image = self.image(index)

@@ -43,6 +43,11 @@ class PackedBatch(NamedTuple):
     faults: list[str]
     outside: int
 
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same on a device; from page-locked memory the copies do not wait."""
+        on_device = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self]
+        return PackedBatch(*on_device)    # type: ignore[arg-type]
+
     def unpack(self) -> Batch:
         """The same as a Batch, whose targets are views."""
         parts = [part.split(self.counts) for part in (self.boxes, self.landmarks, self.has_landmarks, self.ignore)]
@@ -53,8 +58,9 @@ class PackedBatch(NamedTuple):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """The batches of one epoch as (epoch, index) pairs, in an order that (seed, epoch) decides; the last batch may be smaller.
 
-    `batch_size` counts the images of all processes together; the one of that `rank` gets its share of each batch, and where an epoch
-    does not divide among them its first images come again at its end, so that all take as many steps.
+    `batch_size` counts the images of all processes together; the one of that `rank` gets its share of each batch, at least one image:
+    where an epoch ends with fewer images than processes, its first images come again. So all take as many steps, and together the same
+    steps as one process alone.
     """
 
     def __init__(self, count: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
@@ -74,8 +80,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(_mix(self.seed, self.epoch))).tolist()
-        while len(order) % self.world_size:
-            order += order[: -len(order) % self.world_size]
+        rest = len(order) % self.batch_size
+        while 0 < rest < self.world_size:
+            extra = order[: self.world_size - rest]
+            order, rest = order + extra, rest + len(extra)
         for start in range(self.first * self.batch_size, len(order), self.batch_size):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size][self.rank :: self.world_size]]
 
@@ -87,21 +95,23 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 class FaceLoader:
     """The batches of a dataset, epoch by epoch, made by at most one worker a core; equal whatever their number.
 
-    The workers start with the first epoch and live as long as the loader. Each works alone on its core, ahead of the training.
+    The workers start with the first epoch and live as long as the loader. Each works alone on its core, ahead of the training. Batches
+    come on the device named.
     """
 
     def __init__(
-        self, dataset: FaceDataset, *, batch_size: int, workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
+        self, dataset: FaceDataset, *, batch_size: int, workers: int, device: str | torch.device = "cpu", rank: int = 0, world_size: int = 1
     ):
+        self.device = torch.device(device)
         self.sampler = EpochSampler(len(dataset), batch_size=batch_size, seed=dataset.seed, rank=rank, world_size=world_size)
-        workers = min(workers, os.cpu_count() or 1, len(self.sampler))
+        workers = min(workers, cores(), len(self.sampler))
         loader: DataLoader[Sample] = DataLoader(
             dataset,
             batch_sampler=self.sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=collate,
-            pin_memory=pin_memory,
+            pin_memory=self.device.type == "cuda",
             worker_init_fn=_start_worker,
         )
         # Workers end when the last reference to what holds them goes, at the interpreter's exit too: they do not heed its SIGTERM.
@@ -117,7 +127,7 @@ class FaceLoader:
         self.sampler.start(epoch=epoch, first=first)
         self._held["batches"] = iter(self._held["loader"])
         while (packed := next(self._held["batches"], None)) is not None:
-            yield packed.unpack()
+            yield packed.to(self.device).unpack()
 
 
 def collate(samples: Sequence[Sample]) -> PackedBatch:
@@ -136,6 +146,11 @@ def collate(samples: Sequence[Sample]) -> PackedBatch:
         [fault for each in faults for fault in each],
         sum(outside),
     )
+
+
+def cores() -> int:
+    """How many processor cores this process may use; a scheduler or a container may give it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker(worker: int) -> None:

@@ -1,30 +1,30 @@
-"""Training and evaluation of any detector: the engine knows two callables and no network.
+"""Training and evaluation of any detector: the engine knows an objective and a callable, and no network.
 
-    losses(images, targets) -> dict of tensors, to be added up and made small
+    objective.losses(images, ...) -> dict of tensors, to be added up and made small
     detect(images) -> Detections of each image
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from config import TrainConfig
 from utils.arrays import Image
 from utils.average_precision import average_precision, match_detections
+from utils.distributed import gather, sum_over_processes, unshare, world_size
 from utils.landmark_eval import landmark_metrics
 from utils.structures import Detections, Photo, Target
 
-Losses = Callable[[Tensor, list[Target]], dict[str, Tensor]]
 Detect = Callable[[Sequence[Image]], list[Detections]]
 
 
-class TrainingBatch(Protocol):
+class Batch(Protocol):
     """What a loader yields: images (B,3,S,S) uint8 and a Target for each, maybe with more beside them."""
 
     @property
@@ -33,58 +33,112 @@ class TrainingBatch(Protocol):
     def targets(self) -> list[Target]: ...
 
 
-def train_one_epoch(
-    losses: Losses,
-    batches: Iterable[TrainingBatch],
-    optimizer: torch.optim.Optimizer,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    scaler: torch.amp.GradScaler,
-    learning_rate: Callable[[int], float],
-    first_step: int,
-    after_step: Callable[[int, dict[str, Tensor]], bool],
-) -> None:
-    """Take a step for each batch, the first of them step number `first_step`.
+class Objective(Protocol):
+    """What is to be made small, in two steps: what images must teach, known before the network has seen them, then the losses.
 
-    The network computes in `dtype`, under autocast; its weights stay float32, and `scaler` keeps float16 gradients from vanishing.
-    `after_step` gets the number of steps taken so far and the detached losses, and ends the epoch early by returning True.
+    `names` are those of the losses. `assign` says how much it found to learn, as `counts` (K,) of what it gives. They are added up over
+    the parts and processes of a step, and `losses` divides by the sums: so the losses of all parts add up to those of the whole batch.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    def assign(self, images: Tensor, targets: Sequence[Target]) -> Any: ...
+    def losses(self, images: Tensor, assignment: Any, counts: Tensor) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """How a step is taken: each process takes its share of a batch in `parts`, one after another, and computes in `dtype`.
+
+    Gradients longer than `clip_norm` are shortened to it, unless it is 0. `no_sync` is DistributedDataParallel's, for all parts but
+    the last. `guarded` are batch-norm statistics, put back when a step is passed over.
+    """
+
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    dtype: torch.dtype
+    learning_rate: Callable[[int], float]
+    parts: int = 1
+    clip_norm: float = 0.0
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+    guarded: Sequence[Tensor] = ()
+
+
+class Step(NamedTuple):
+    """What became of a step: its number, counted from 1; the losses of the whole batch, of all processes; and whether they and the
+    gradient were finite. If they were not, no weight was changed. They stay on the device until someone asks."""
+
+    number: int
+    losses: dict[str, Tensor]
+    finite: Tensor
+
+
+def train_one_epoch(
+    objective: Objective, batches: Iterable[Batch], stepping: Stepping, *, first_step: int, after_step: Callable[[Step], bool]
+) -> None:
+    """Take a step for each batch, the first of them step number `first_step`, counted from 0.
+
+    The network computes in a lower precision under autocast; its weights stay float32, and the scaler keeps float16 gradients from
+    vanishing. `after_step` ends the epoch early by returning True. Nothing here waits for a GPU.
     """
     for step, batch in enumerate(batches, start=first_step):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        images = batch.images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        targets = [target.to(device, non_blocking=True) for target in batch.targets]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            by_name = losses(images, targets)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(torch.stack(list(by_name.values())).sum()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if after_step(step + 1, {name: loss.detach() for name, loss in by_name.items()}):
+        for group in stepping.optimizer.param_groups:
+            group["lr"] = stepping.learning_rate(step)
+        losses, finite = take_step(objective, batch, stepping)
+        if after_step(Step(step + 1, losses, finite)):
             return
 
 
-def full_rate(config: TrainConfig) -> float:
-    """The learning rate that warm-up rises to, scaled with the batch where `scale_lr` is on."""
-    return config.lr * (config.batch_size / config.lr_batch_size if config.scale_lr else 1)
+def take_step(objective: Objective, batch: Batch, stepping: Stepping) -> tuple[dict[str, Tensor], Tensor]:
+    """Change the weights along the gradient of a batch's losses; gives the detached losses, and whether all was finite."""
+    device, optimizer, scaler = stepping.device, stepping.optimizer, stepping.scaler
+    before = [values.clone() for values in stepping.guarded]
+    images = batch.images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    size = -(-len(images) // stepping.parts)
+    parts = [(images[start : start + size], batch.targets[start : start + size]) for start in range(0, len(images), size)]
+    assigned = [(part, objective.assign(part, [target.to(device, non_blocking=True) for target in targets])) for part, targets in parts]
+    counts = sum_over_processes(torch.stack([assignment.counts for _, assignment in assigned]).sum(dim=0))
+
+    optimizer.zero_grad(set_to_none=True)
+    summed: dict[str, Tensor] = {}
+    for number, (part, assignment) in enumerate(assigned, start=1):
+        with nullcontext() if number == len(assigned) else stepping.no_sync():
+            with torch.autocast(device.type, dtype=stepping.dtype, enabled=stepping.dtype != torch.float32):
+                by_name = objective.losses(part, assignment, counts)
+            # DistributedDataParallel takes the mean over the processes, where the sum is wanted.
+            scaler.scale(torch.stack(list(by_name.values())).sum() * world_size()).backward()
+        summed = {name: loss.detach() + summed.get(name, 0) for name, loss in by_name.items()}
+    losses = dict(zip(summed, sum_over_processes(torch.stack(list(summed.values()))), strict=True))
+    finite = _update(stepping, torch.stack(list(losses.values())).isfinite().all())
+    for values, earlier in zip(stepping.guarded, before, strict=True):
+        values.copy_(torch.where(finite, values, earlier))
+    return losses, finite
 
 
-def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0: a linear warm-up, then falls by 10 at the milestones or along half a cosine."""
-    rate = full_rate(config)
-    if config.schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * step / (config.epochs * steps_per_epoch))) / 2
-    else:
-        rate /= 10 ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
-    return rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+def _update(stepping: Stepping, finite: Tensor) -> Tensor:
+    """Let the optimiser take its step, if all is finite; gives whether it is."""
+    optimizer, scaler = stepping.optimizer, stepping.scaler
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    scaler.unscale_(optimizer)
+    norm = get_total_norm([weight.grad for weight in weights])
+    if stepping.clip_norm:
+        clip_grads_with_norm_(weights, stepping.clip_norm, norm)
+    if not scaler.is_enabled():    # a float16 gradient that overflows is no fault: the scaler passes the step over and scales less
+        finite = finite & norm.isfinite()
+        # The fused optimisers read this on the device, and leave everything as it is.
+        optimizer.found_inf = (~finite).float()    # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    return finite
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics as they stand in metrics.json, and why some photos were left out of them."""
+    """metrics as they stand in metrics.json, what was found in each photo that could be read, and why others were left out."""
 
     metrics: dict[str, Any]
+    detections: list[Detections]
     faults: list[str]
 
 
@@ -92,27 +146,26 @@ def evaluate(detect: Detect, photos: Iterable[Photo], *, see: Callable[[Photo, D
     """Find the faces in labelled photos and score them: AP at IoU 0.5, and the landmarks where both sides have them.
 
     `see` is shown each photo with what was found in it. Photos that cannot be read are left out of the figures and named in
-    `faults`; ValueError if that leaves none.
+    `faults`; ValueError if that leaves none. Of several processes each is given its share of the photos; all get the whole result.
     """
-    detections: list[Detections] = []
-    targets: list[Target] = []
-    faults: list[str] = []
+    found: list[tuple[Detections | None, Target, str | None]] = []
     for photo in photos:
-        if photo.image is None:
-            faults.append(str(photo.fault))
-            continue
-        detections += detect([photo.image])
-        targets.append(photo.target)
-        if see is not None:
-            see(photo, detections[-1])
-    if not targets:
+        detections = None if photo.image is None else detect([photo.image])[0]
+        found.append((detections, photo.target, photo.fault))
+        if see is not None and detections is not None:
+            see(photo, detections)
+    found = unshare(gather(found))
+    faults = [str(fault) for detections, _, fault in found if detections is None]
+    readable = [(detections, target) for detections, target, _ in found if detections is not None]
+    if not readable:
         raise ValueError(f"no image readable of {len(faults)}: {faults[0] if faults else 'the set is empty'}")
-    matches = [match_detections(each, target) for each, target in zip(detections, targets, strict=True)]
+    of_images, targets = [detections for detections, _ in readable], [target for _, target in readable]
+    matches = [match_detections(each, target) for each, target in readable]
     metrics: dict[str, Any] = {
-        "ap50": average_precision([each.scores for each in detections], matches),
-        "images": len(targets),
+        "ap50": average_precision([each.scores for each in of_images], matches),
+        "images": len(readable),
         "faces": sum(int(match.wanted.sum()) for match in matches),
     }
-    if landmarks := landmark_metrics(detections, targets, matches):
+    if landmarks := landmark_metrics(of_images, targets, matches):
         metrics["landmarks"] = landmarks
-    return Evaluation(metrics, faults)
+    return Evaluation(metrics, of_images, faults)

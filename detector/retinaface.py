@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
-from detector.backbone import build_backbone, last_stages, levels_of
+from detector.backbone import build_backbone, last_stages, levels_of, stages_of
 from detector.fpn import FPN
 from detector.heads import Head
 from detector.ssh import SSH
@@ -49,11 +49,21 @@ class RetinaFace(nn.Module):
         """The priors (P,4) cx, cy, w, h in pixels of images of that size, on the model's device; shared, do not write to it."""
         return self.prior_box(height, width, device=self.device)
 
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """The parts of the backbone up to the end of its first `count` stages; ValueError where it has fewer."""
+        stages = stages_of(self.config.backbone)
+        if count > len(stages):
+            raise ValueError(f"train.freeze_stages: expected at most the {len(stages)} of {self.config.backbone}, found {count}")
+        children = list(self.body.items())
+        names = [name for name, _ in children]
+        end = names.index(stages[count - 1]) + 1 if count else 0
+        return [part for _, part in children[:end]]
+
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W) of 0 to 255 BGR as the backbone was trained to see them."""
         if self.config.channel_order == "rgb":
             images = images.flip(1)
-        return (images.float() - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        return images.float().sub_(cast(Tensor, self.mean)).div_(cast(Tensor, self.std))
 
     def forward(self, images: Tensor) -> Predictions:
         """Raw predictions for every prior of images (B,3,H,W) BGR, 0 to 255, uint8 or float."""

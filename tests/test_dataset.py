@@ -168,13 +168,21 @@ def test_processes_share_each_batch(drawn_set: Path) -> None:
         FaceLoader(dataset, batch_size=5, workers=0, world_size=2)
 
 
-def test_epoch_that_does_not_divide_is_filled_so_that_all_processes_take_as_many_steps() -> None:
-    samplers = [EpochSampler(10, batch_size=8, seed=0, rank=rank, world_size=4) for rank in range(4)]
+@pytest.mark.parametrize("count", [9, 10, 13, 15])
+def test_all_processes_take_as_many_steps_and_together_those_of_one(count: int) -> None:
+    samplers = [EpochSampler(count, batch_size=8, seed=0, rank=rank, world_size=4) for rank in range(4)]
     orders = [[[index for _, index in batch] for batch in sampler] for sampler in samplers]
-    assert [[len(batch) for batch in order] for order in orders] == [[2, 1]] * 4
-    seen = [index for order in orders for batch in order for index in batch]
-    assert len(seen) == 12 and set(seen) == set(range(10))
-    assert [len(list(EpochSampler(1, batch_size=8, seed=0, rank=rank, world_size=4))) for rank in range(4)] == [1] * 4
+    alone = [[index for _, index in batch] for batch in EpochSampler(count, batch_size=8, seed=0)]
+    assert [len(order) for order in orders] == [2] * 4
+    for step, batch in enumerate(alone):
+        together = [index for order in orders for index in order[step]]
+        assert set(together) >= set(batch)
+        assert len(together) == max(4, len(batch))    # every process has an image at least
+    assert all(order[1] for order in orders)
+
+
+def test_epoch_of_one_image_serves_all_processes() -> None:
+    assert [list(EpochSampler(1, batch_size=8, seed=0, rank=rank, world_size=4)) for rank in range(4)] == [[[(0, 0)]]] * 4
 
 
 def read_shared(dataset: FaceDataset, answers: Any) -> None:

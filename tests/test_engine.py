@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,68 +10,116 @@ import torch
 from conftest import make_target
 from torch import Tensor
 
-from config import TrainConfig
 from data.loader import Batch
-from detector.engine import evaluate, learning_rate, train_one_epoch
+from detector.engine import Step, Stepping, evaluate, train_one_epoch
 from utils.arrays import Image
 from utils.structures import Detections, Photo, Target
 
 
-def rate(step: int, config: TrainConfig) -> float:
-    return learning_rate(step, config=config, steps_per_epoch=10)
-
-
-def test_learning_rate_falls_by_ten_at_the_milestones() -> None:
-    config = TrainConfig(lr=1.0, milestones=(2, 3))
-    assert [rate(step, config) for step in (0, 19, 20, 29, 30)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-
-
-def test_cosine_falls_to_nothing_and_warm_up_rises() -> None:
-    config = TrainConfig(lr=1.0, epochs=4, schedule="cosine")
-    assert [rate(step, config) for step in (0, 20, 40)] == pytest.approx([1, 0.5, 0])
-    rates = [rate(step, replace(config, warmup_steps=4)) for step in range(6)]
-    assert rates[:4] == pytest.approx([rate(step, config) * (step + 1) / 5 for step in range(4)])
-    assert rates[5] == rate(5, config)
-
-
-def test_scaled_learning_rate_follows_the_batch() -> None:
-    config = TrainConfig(lr=0.01, batch_size=12, lr_batch_size=24)
-    assert rate(0, config) == pytest.approx(0.01)
-    assert rate(0, replace(config, scale_lr=True)) == pytest.approx(0.005)
+class Count(NamedTuple):
+    counts: Tensor
 
 
 class Scales:
-    """A model of one weight, whose loss is (weight - mean pixel)^2."""
+    """A model of one weight, whose loss is the mean over all images of (weight - mean pixel)^2."""
+
+    names = ("near", "far")
 
     def __init__(self) -> None:
         self.weight = torch.zeros(1, requires_grad=True)
 
-    def losses(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+    def assign(self, images: Tensor, targets: Sequence[Target]) -> Count:
         assert images.is_contiguous(memory_format=torch.channels_last) and len(targets) == len(images)
-        distance = (self.weight - images.float().mean()) ** 2
-        return {"near": distance.sum(), "far": distance.sum() * 0}
+        return Count(torch.tensor([float(len(images))]))
+
+    def losses(self, images: Tensor, assignment: Count, counts: Tensor) -> dict[str, Tensor]:
+        distances = (self.weight - images.float().mean(dim=(1, 2, 3))) ** 2
+        return {"near": distances.sum() / counts.sum(), "far": distances.sum() * 0}
 
 
-def batch(value: int) -> Batch:
-    return Batch(torch.full((2, 3, 4, 4), value, dtype=torch.uint8), [make_target([])] * 2, ["a", "b"], [], outside=0)
+def batch(*values: int) -> Batch:
+    images = torch.stack([torch.full((3, 4, 4), value, dtype=torch.uint8) for value in values])
+    return Batch(images, [make_target([])] * len(values), ["a", "b"], [], outside=0)
+
+
+def stepping(model: Scales, **changes: object) -> Stepping:
+    optimizer = torch.optim.SGD([model.weight], lr=9, fused=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    plain = Stepping(optimizer, scaler, torch.device("cpu"), torch.float32, learning_rate=lambda step: 0.25)
+    return replace(plain, **changes)    # type: ignore[arg-type]
+
+
+def take(model: Scales, batches: list[Batch], how: Stepping, *, first_step: int = 0) -> list[Step]:
+    seen: list[Step] = []
+
+    def after_step(step: Step) -> bool:
+        seen.append(step)
+        return False
+
+    train_one_epoch(model, batches, how, first_step=first_step, after_step=after_step)
+    return seen
 
 
 def test_epoch_steps_along_the_sum_of_the_losses_at_the_rate_of_each_step() -> None:
     model = Scales()
-    optimizer = torch.optim.SGD([model.weight], lr=9)
     seen = []
 
-    def after_step(step: int, losses: dict[str, Tensor]) -> bool:
-        seen.append((step, {name: loss.item() for name, loss in losses.items()}, losses["near"].requires_grad))
-        return step == 7
+    def after_step(step: Step) -> bool:
+        seen.append((step.number, {name: loss.item() for name, loss in step.losses.items()}, step.losses["near"].requires_grad))
+        return step.number == 7
 
-    train_one_epoch(
-        model.losses, [batch(10), batch(10), batch(10)], optimizer, device=torch.device("cpu"), dtype=torch.float32,
-        scaler=torch.amp.GradScaler("cpu", enabled=False), learning_rate=lambda step: {5: 0.25, 6: 0.5}[step], first_step=5,
-        after_step=after_step,
-    )  # fmt: skip
+    how = stepping(model, learning_rate=lambda step: {5: 0.25, 6: 0.5}[step])
+    train_one_epoch(model, [batch(10, 10)] * 3, how, first_step=5, after_step=after_step)
     assert model.weight.item() == 10    # 0 + 0.25 * 20 = 5, then 5 + 0.5 * 10 = 10; the third batch is not taken
     assert seen == [(6, {"near": 100, "far": 0}, False), (7, {"near": 25, "far": 0}, False)]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_batch_taken_in_parts_is_one_step(parts: int) -> None:
+    whole, in_parts = Scales(), Scales()
+    one = take(whole, [batch(1, 2, 6, 7, 9)], stepping(whole))
+    other = take(in_parts, [batch(1, 2, 6, 7, 9)], stepping(in_parts, parts=parts))
+    assert in_parts.weight.item() == pytest.approx(whole.weight.item()) == pytest.approx(2.5)
+    assert other[0].losses["near"].item() == pytest.approx(one[0].losses["near"].item())
+
+
+def test_long_gradient_is_shortened() -> None:
+    model = Scales()
+    take(model, [batch(10)], stepping(model, clip_norm=2.0))
+    assert model.weight.item() == pytest.approx(0.5)    # 0.25 * 2 instead of 0.25 * 20
+    take(model, [batch(1)], stepping(model, clip_norm=2.0))
+    assert model.weight.item() == pytest.approx(0.75)    # a gradient of -1 stays as it is
+
+
+class Broken(Scales):
+    """One whose third loss, or whose third gradient, is no number; and which keeps statistics, as a batch norm does."""
+
+    def __init__(self, *, gradient_only: bool) -> None:
+        super().__init__()
+        self.calls = 0
+        self.gradient_only = gradient_only
+        self.statistics = torch.zeros(1)
+
+    def losses(self, images: Tensor, assignment: Count, counts: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        losses = super().losses(images, assignment, counts)
+        if self.calls == 3:
+            self.statistics.fill_(float("nan"))
+            # The square root of 0 is 0, and its slope is not finite.
+            losses["near"] = (self.weight * 0).sqrt().sum() if self.gradient_only else losses["near"] * float("nan")
+        else:
+            self.statistics += 1
+        return losses
+
+
+@pytest.mark.parametrize("gradient_only", [False, True])
+def test_step_that_is_not_finite_changes_nothing(gradient_only: bool) -> None:
+    broken, sound = Broken(gradient_only=gradient_only), Scales()
+    steps = take(broken, [batch(10)] * 4, stepping(broken, guarded=[broken.statistics]))
+    take(sound, [batch(10)] * 3, stepping(sound))
+    assert [bool(step.finite) for step in steps] == [True, True, False, True]
+    assert broken.weight.item() == sound.weight.item()
+    assert broken.statistics.item() == 3
 
 
 def photos(*targets: Target | None) -> list[Photo]:

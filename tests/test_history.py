@@ -4,7 +4,6 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
 
 from utils.history import History, LossMeter
 from utils.images import read_image
@@ -17,7 +16,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def run_steps(history: History, steps: range, *, every: int = 3) -> None:
     for step in steps:
-        history.add({"class": torch.tensor(float(step)), "box": torch.tensor(1.0)})
+        history.add({"class": float(step), "box": 1.0})
         if step % every == 0:
             history.end_row(epoch=1, step=step, lr=0.1)
 
@@ -25,7 +24,7 @@ def run_steps(history: History, steps: range, *, every: int = 3) -> None:
 def test_meter_gives_the_means_since_it_began() -> None:
     meter = LossMeter()
     for value in (1.0, 2.0, 6.0):
-        meter.add({"a": torch.tensor(value), "b": torch.tensor(1.0)})
+        meter.add({"a": value, "b": 1.0})
     assert meter.means() == {"a": 3.0, "b": 1.0, "total": 4.0}
 
 
@@ -63,7 +62,7 @@ def test_resumed_history_ends_with_the_rows_of_one_that_was_not_stopped(tmp_path
 def test_epoch_row_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     history = History(tmp_path, ["class"])
     history.start()
-    history.add({"class": torch.tensor(2.0)})
+    history.add({"class": 2.0})
     history.end_epoch({"epoch": 1, "step": 1, "lr": 0.1, **history.since_epoch.means(), "seconds": 5.0})
     (row,) = rows(tmp_path / "history.csv")
     assert row == {"epoch": "1", "step": "1", "lr": "0.1", "class": "2.0", "total": "2.0", "ap50": "", "seconds": "5.0"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
+import zlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from torch import Tensor
 
 from utils.files import whole_file
 
-RUN_KEYS = ("config", "preset", "model", "optimizer", "scaler", "step", "seconds", "best", "history")    # what a run goes on from
+# What a run goes on from.
+RUN_KEYS = (
+    "config", "preset", "model", "average", "optimizer", "scaler", "random", "step", "seconds", "skipped", "best", "history",
+)  # fmt: skip
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -35,14 +41,46 @@ def _first_sentence(error: Exception) -> str:
 
 
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | None = None) -> None:
-    """Write a checkpoint so that, whenever the power fails, `path` or `keep` holds a whole one; `keep` gets the one before."""
+    """Write a checkpoint so that, whenever the power fails, `path` or `keep` holds a whole one; `keep` gets the one before.
+
+    OSError that names the file where the disk is full; both are as before then.
+    """
     with whole_file(path) as partial:
-        with open(partial, "wb") as file:
-            torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(partial, "wb") as file:
+                torch.save(dict(checkpoint), file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:    # torch's own writer says it with a RuntimeError
+            reason = error.strerror if isinstance(error, OSError) else _first_sentence(error)
+            raise OSError(f"{path}: cannot be written: {reason}; the checkpoints before it are as they were") from None
         if keep is not None and path.exists():
             path.replace(keep)
+    _flush_names(path.parent)
+
+
+def _flush_names(folder: Path) -> None:
+    """Have the names of a folder's files on the disk too, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    with suppress(OSError):
+        os.fsync(handle)
+    os.close(handle)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Where the random numbers of this process stand; those of training samples hang on (seed, epoch, index) alone and need no keeping."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """Go on with the random numbers where `random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def find_run(output: Path, *, resume: bool) -> dict[str, Any] | None:
@@ -67,8 +105,14 @@ def find_run(output: Path, *, resume: bool) -> dict[str, Any] | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The checkpoint of a run; ValueError where the file is none."""
+    """The checkpoint of a run; ValueError where the file is none, or one of its bytes has changed."""
     checkpoint = read_checkpoint(path)
+    try:
+        damaged = zipfile.ZipFile(path).testzip()    # torch.load does not look at the checksums that torch.save writes
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ValueError(f"{path}: not a readable checkpoint: {damaged} is damaged")
     if not set(RUN_KEYS) <= set(checkpoint):
         raise ValueError(f"{path}: expected the checkpoint of a run, found {', '.join(map(str, list(checkpoint)[:3]))}")
     return checkpoint

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a CUDA GPU where there is one, else the CPU. ValueError for one that is not there."""
+def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """The device of that name; "auto" is a CUDA GPU where there is one, else the CPU. ValueError for one that is not there.
+
+    "auto" and "cuda" are the GPU of this process among those of its machine.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -17,6 +24,18 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {name}: expected auto, cpu, cuda or cuda:0")
     return device
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory used so far: of a GPU by tensors, else by the process."""
+    if device.type == "cuda":
+        return f"peak memory on {device}: {torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB"
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return "peak memory: not known on this system"
+    unit = 1 if sys.platform == "darwin" else 2**10    # what ru_maxrss counts in
+    return f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from utils.files import whole_file
 from utils.plots import plot_losses
 
@@ -17,20 +15,22 @@ Row = dict[str, float]
 
 
 class LossMeter:
-    """Means of losses over steps; the sums stay on the device until they are asked for."""
+    """Means of losses over steps."""
 
-    def __init__(self, sums: Mapping[str, Tensor] | None = None, count: int = 0):
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
         self.sums = dict(sums or {})
         self.count = count
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, float]) -> None:
         """Count the losses of a step."""
-        self.sums = {name: self.sums[name] + loss if self.count else loss for name, loss in losses.items()}
+        self.sums = {name: self.sums.get(name, 0.0) + loss for name, loss in losses.items()}
         self.count += 1
 
     def means(self) -> Row:
-        """The mean of each loss and, as `total`, of their sum; the host waits for the device here."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        """The mean of each loss and, as `total`, of their sum; nothing where no step was counted."""
+        if not self.count:
+            return {}
+        means = {name: total / self.count for name, total in self.sums.items()}
         return {**means, "total": sum(means.values())}
 
     def state(self) -> dict[str, Any]:
@@ -39,12 +39,12 @@ class LossMeter:
 
 
 class History:
-    """Rows of mean losses over some iterations and over each epoch, in memory and as CSV files in a run's folder.
+    """Rows of mean losses over some iterations and over each epoch, in memory and as CSV files in a run's folder, if one is named.
 
     `loss_names` are the columns between `lr` and `total`; `state` is that of a run to go on from.
     """
 
-    def __init__(self, folder: Path, loss_names: Sequence[str], state: Mapping[str, Any] | None = None):
+    def __init__(self, folder: Path | None, loss_names: Sequence[str], state: Mapping[str, Any] | None = None):
         self.folder = folder
         self.loss_names = list(loss_names)
         self.columns = ["epoch", "step", "lr", *loss_names, "total"]
@@ -68,7 +68,7 @@ class History:
         self._write("losses.csv", self.columns, self.loss_rows)
         self._write("history.csv", [*self.columns, "ap50", "seconds"], self.epoch_rows)
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, float]) -> None:
         """Count the losses of a step."""
         self.since_row.add(losses)
         self.since_epoch.add(losses)
@@ -98,14 +98,18 @@ class History:
     def draw(self, rows: Sequence[Row] | None = None) -> None:
         """Draw the curves of losses.csv."""
         rows = self.loss_rows if rows is None else rows
-        if rows:
+        if rows and self.folder is not None:
             plot_losses(rows, self.loss_names, self.folder / "loss_curves.png")
 
     def _write(self, name: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        if self.folder is None:
+            return
         with whole_file(self.folder / name) as partial:
             partial.write_text(_csv(columns, rows, header=True), encoding="utf-8", newline="")
 
     def _append(self, name: str, columns: Sequence[str], row: Row) -> None:
+        if self.folder is None:
+            return
         with open(self.folder / name, "a", newline="", encoding="utf-8") as file:
             file.write(_csv(columns, [row], header=False))
 

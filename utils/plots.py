@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def plot_losses(rows: Sequence[Mapping[str, float]], names: Sequence[str], path:
     axes = figure.subplots(len(names) + 1, 1, sharex=True)
     steps = [row["step"] for row in rows]
     for axis, name in zip(axes, [*names, "lr"], strict=True):
-        axis.plot(steps, [row[name] for row in rows], marker="." if len(rows) < 60 else "", linewidth=1.2)
+        axis.plot(steps, [row.get(name, math.nan) for row in rows], marker="." if len(rows) < 60 else "", linewidth=1.2)
         axis.set_ylabel({"lr": "learning rate"}.get(name, f"{name} loss"))
         axis.grid(alpha=0.3)
         axis.set_ylim(bottom=0)

@@ -1,0 +1,64 @@
+"""What happens to batches whose loss is not finite."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from detector.engine import Step
+from utils.distributed import gather, is_main
+
+
+class Guard:
+    """Reads the losses of steps off the device, some steps at a time, and stops the run where they are not finite.
+
+    Up to `allowed` such steps are passed over, each with a warning; the engine has not changed a weight for them. `listing` gets
+    their numbers, losses and images. `skipped` steps were passed over before the run was resumed.
+    """
+
+    def __init__(self, *, allowed: int, skipped: int, listing: Path):
+        self.allowed = allowed
+        self.skipped = skipped
+        self.listing = listing
+        self._waiting: list[tuple[Step, Sequence[str]]] = []
+
+    def add(self, step: Step, paths: Sequence[str]) -> None:
+        """Take note of a step and of its images, without waiting for a GPU."""
+        self._waiting.append((step, paths))
+
+    def collect(self) -> list[dict[str, float]]:
+        """The losses of the finite ones among the steps since the last call; the host waits for the device here.
+
+        ValueError that names the iteration, its losses and its images if too many are not finite.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        numbers = torch.stack([torch.stack([*step.losses.values(), step.finite]).float() for step, _ in waiting]).tolist()
+        collected = []
+        for (step, paths), (*losses, finite) in zip(waiting, numbers, strict=True):
+            by_name = dict(zip(step.losses, losses, strict=True))
+            if finite:
+                collected.append(by_name)
+            else:
+                self._pass_over(step.number, by_name, paths)
+        return collected
+
+    def _pass_over(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> None:
+        self.skipped += 1
+        images = [path for of_process in gather(list(paths)) for path in of_process]
+        what = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+        if is_main():
+            self.listing.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.listing, "a", encoding="utf-8") as file:
+                file.write(f"iteration {number}: {what}\n" + "".join(f"    {path}\n" for path in images))
+        if self.skipped > self.allowed:
+            raise ValueError(
+                f"the loss or its gradient is not finite at iteration {number} ({what}), on {', '.join(images)} (see {self.listing}); "
+                "the last checkpoint is kept; a lower train.lr, train.clip_norm=10 or train.precision=float32 may help, "
+                "train.skip_nonfinite=10 passes over such batches"
+            )
+        warnings.warn(f"iteration {number} is passed over: its loss is not finite ({what}); its images are in {self.listing}", stacklevel=2)

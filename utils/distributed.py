@@ -1,0 +1,91 @@
+"""Several processes that work as one, as torchrun starts them. In a process of its own everything here does nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, over NCCL between GPUs and Gloo between CPUs; alone, nothing is joined."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine: the GPU it takes."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if dist.is_initialized() else 0
+
+
+def was_restarted() -> bool:
+    """Whether torchrun started the processes anew after one of them ended."""
+    return dist.is_torchelastic_launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of the tensors that the processes give, in place of each; a GPU's host does not wait for it."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def any_process(flag: bool) -> bool:
+    """Whether one of the processes says so; all get the same answer, without waiting for their GPUs."""
+    return bool(sum_over_processes(torch.tensor(float(flag)))) if world_size() > 1 else flag
+
+
+def gather(value: T) -> list[T]:
+    """What each process gives, in the order of their numbers, to all of them."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here."""
+    gather(None)
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Every so many-th item, from this process's number on."""
+    return items[rank() :: world_size()]
+
+
+def unshare(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The items again, in their order, from the shares of all processes."""
+    missing = object()
+    rows = zip_longest(*shares, fillvalue=missing)
+    return [item for row in rows for item in row if item is not missing]    # type: ignore[misc]
