@@ -279,7 +279,8 @@ class Trainer:
         """Tell the other processes, of which the main one speaks, what could not be read."""
         for faults in gather(sorted(self.faults)):
             self._warn(faults)
-        self.outside = sum(gather(self.outside)) if is_main() else 0
+        outside = sum(gather(self.outside))
+        self.outside = outside if is_main() else 0
 
     def _warn_outside(self) -> None:
         """Once, when the first epoch has shown every image."""

@@ -11,21 +11,33 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, over NCCL between GPUs and Gloo between CPUs; alone, nothing is joined."""
+    """Join the processes that torchrun started, over NCCL between GPUs and Gloo between CPUs; alone, nothing is joined.
+
+    ValueError in one line for the process that loses sight of another one.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    store, number, count = next(rendezvous("env://"))
+    # Processes that were started anew must not find the addresses of those before.
+    store = dist.PrefixStore(f"attempt {_restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         yield
-    finally:
         dist.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"process {number} lost another one ({reason}); torchrun --max-restarts=3 goes on by itself") from None
 
 
 def world_size() -> int:
@@ -50,7 +62,11 @@ def local_rank() -> int:
 
 def was_restarted() -> bool:
     """Whether torchrun started the processes anew after one of them ended."""
-    return dist.is_torchelastic_launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return dist.is_torchelastic_launched() and _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
