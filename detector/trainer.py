@@ -100,6 +100,7 @@ class Trainer:
         self.total_steps = config.train.epochs * self.steps_per_epoch
         self.step = 0    # iterations done
         self.seconds = 0.0    # spent on the epoch at hand
+        self.saved = (0, 0)    # iterations and epochs in last.pth
         self.best: Row = {}
         self.faults: set[str] = set()    # images that could not be read
         self.outside = 0    # boxes that reach beyond their photo, seen in the first epoch
@@ -301,6 +302,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Write last.pth, unless it would hold what is no number: the one before is worth more then."""
+        place = self.step, len(self.history.epoch_rows)
+        if place == self.saved:    # previous.pth is to stay an earlier one
+            return
+        self.saved = place
         self._collect()
         if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
             raise ValueError(f"a weight is not finite after iteration {self.step}; the last checkpoint is kept; try a lower train.lr")
@@ -338,6 +343,7 @@ class Trainer:
             restore_random_state(checkpoint["random"][rank()])
         self.step, self.seconds, self.best = checkpoint["step"], checkpoint["seconds"], checkpoint["best"]
         self.guard.skipped = checkpoint["skipped"]
+        self.saved = self.step, len(self.history.epoch_rows)
 
 
 class Pace:

@@ -65,9 +65,12 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(drawn_set: Path
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("stop_at", [3, 4])
-def test_stopped_and_resumed_run_ends_like_one_that_was_not(drawn_set: Path, tmp_path: Path, run: RunScript, stop_at: int) -> None:
-    common = ["train.epochs=3", "train.log_every=2"]
+@pytest.mark.parametrize(("stop_at", "workers"), [(3, 0), (4, 0), (5, 2)])
+@pytest.mark.parametrize("recipe", [["train.accumulation=2"], ["train.ema=0.9", "augmentation.mosaic=0.5", "train.optimizer=adamw"]])
+def test_stopped_and_resumed_run_ends_like_one_that_was_not(
+    drawn_set: Path, tmp_path: Path, run: RunScript, stop_at: int, workers: int, recipe: list[str]
+) -> None:
+    common = ["train.epochs=3", "train.log_every=2", f"data.workers={workers}", *recipe]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run("train", *arguments(drawn_set, whole, *common)).code == 0
     stopped = run("train", *arguments(drawn_set, parts, *common, f"train.max_steps={stop_at}"))
@@ -77,6 +80,27 @@ def test_stopped_and_resumed_run_ends_like_one_that_was_not(drawn_set: Path, tmp
     assert equal(weights(whole / "last.pth"), weights(parts / "last.pth"))
     assert losses(whole) == losses(parts)
     assert equal(weights(whole / "best.pth"), weights(parts / "best.pth"))
+    averages = [read_checkpoint(folder / "last.pth")["average"] for folder in (whole, parts)]
+    assert (averages[0] is None) == ("train.ema=0.9" not in recipe)
+    assert averages[0] is None or equal(*averages)
+
+
+def test_best_checkpoint_has_the_average_of_the_weights(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    words = [f"data.val={drawn_set}", "train.epochs=1", "train.ema=0.9"]
+    assert run("train", *arguments(drawn_set, tmp_path / "run", *words)).code == 0
+    last = read_checkpoint(tmp_path / "run" / "last.pth")
+    average = {name.removeprefix("module."): value for name, value in last["average"].items() if name != "n_averaged"}
+    assert equal(weights(tmp_path / "run" / "best.pth"), average)
+    assert not equal(last["model"], average)
+
+
+def test_resume_takes_new_rates_and_an_average_that_is_asked_for_later(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=2", "train.weight_decay=0.1"))
+    words = ["--resume", "--output", tmp_path / "run", "train.max_steps=4", "train.weight_decay=0", "train.ema=0.9"]
+    assert run("train", *words).code == 0
+    last = read_checkpoint(tmp_path / "run" / "last.pth")
+    assert last["optimizer"]["param_groups"][0]["weight_decay"] == 0
+    assert last["average"]["n_averaged"] == 2
 
 
 def test_resume_takes_the_settings_of_the_run(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
@@ -109,6 +133,7 @@ def test_run_is_not_written_over(drawn_set: Path, tmp_path: Path, run: RunScript
     [
         ("data.size=96", "data.size"), ("model.channels=32", "model.channels"), ("train.batch_size=2", "train.batch_size"),
         ("loss.landmark_weight=0", "loss.landmark_weight"), ("augmentation.flip=0", "augmentation.flip"),
+        ("train.optimizer=adamw", "train.optimizer"),
     ],
 )
 def test_other_model_or_data_is_not_resumed(drawn_set: Path, tmp_path: Path, run: RunScript, change: str, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -36,7 +37,7 @@ def process_group() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).partition(". ")[0]    # without the line of their source
         raise ValueError(f"process {number} lost another one ({reason}); torchrun --max-restarts=3 goes on by itself") from None
 
 
