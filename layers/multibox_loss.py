@@ -15,8 +15,8 @@ from utils.box_utils import cxcywh_to_xyxy, encode_landmarks
 from utils.structures import Predictions, Target
 
 NEGATIVES_PER_POSITIVE = 7
-# Pairs of face and prior that are compared at a time: what a core's cache holds, and on a GPU 64 MB an array.
-PAIRS_ON_CPU, PAIRS_ON_GPU = 2**18, 2**24
+# Pairs of face and prior that are compared at a time: arrays of 4 MB, which stay in a CPU's cache, and of 64 MB on a GPU.
+PAIRS_ON_CPU, PAIRS_ON_GPU = 2**20, 2**24
 
 
 class Assignment(NamedTuple):

@@ -39,7 +39,8 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
     A box without area overlaps nothing, itself included. Widths are x2 - x1, without the one pixel that the WIDER protocol adds.
     """
     ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)    # (..., N, 1) each
-    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)    # (..., 1, M) each
+    # Each coordinate in one piece: a CPU compares eight of them at a time then.
+    bx1, by1, bx2, by2 = b.mT.contiguous().unsqueeze(-2).unbind(-3)    # (..., 1, M) each
     # Few (N, M) arrays at a time: the memory they need is the most that a training step allocates on crowded images.
     intersection = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
     intersection *= torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)

@@ -9,25 +9,14 @@ in turn, several rounds; the ratios are those of the medians.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
 import numpy as np
+from side_by_side import MEAN, PHOTOS, ROOT, Party, Pass, make_set, time_in_turn
 
-ROOT = Path(__file__).resolve().parents[2]
-WIDTH, HEIGHT, SIZE = 1024, 700, 640
-PHOTOS, ROUNDS = 60, 9
-QUALITY = 92    # of the JPEG files: about 150 KB for a photo, as in WIDER FACE
-MEAN = (104, 117, 123)
-
-Pass = Callable[[], object]
+SIZE, ROUNDS = 640, 9
 
 
 def main() -> None:
@@ -36,88 +25,20 @@ def main() -> None:
     parser.add_argument("--photos", metavar="DIR", type=Path, help="photos to use, resized to 1024 x 700 (default: drawn ones)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        label = make_set(Path(folder), arguments.photos)
-        parties: dict[str, tuple[Callable[..., Pass], Path]] = {
+        label = make_set(Path(folder) / "set", arguments.photos)
+        parties: dict[str, Party] = {
             "decoding alone": (decoding, ROOT),
             "decoding alone, memory kept": (decoding_with_memory_kept, ROOT),
             "load + augment": (loading, ROOT),
         }
         if arguments.ancestor:
             parties["load + augment, the ancestor"] = (ancestor, arguments.ancestor.resolve())
-        times = time_in_turn(parties, label)
-    sizes = f"{WIDTH} x {HEIGHT} to {SIZE} x {SIZE}"
-    print(f"{PHOTOS} photos, {sizes}, one core, medians of {ROUNDS} rounds, OpenCV {cv2.__version__}")
+        times = time_in_turn(parties, label, rounds=ROUNDS, threads=1)
+    print(f"{PHOTOS} of them to {SIZE} x {SIZE}, one core, medians of {ROUNDS} rounds")
     decode = times["decoding alone"]
     for name, seconds in times.items():
         against = f"{times['load + augment, the ancestor'] / seconds:8.2f} x the ancestor" if arguments.ancestor else ""
         print(f"{name:30}{PHOTOS / seconds:8.0f} images/s{decode / seconds:8.2f} of decoding{against}")
-
-
-def make_set(folder: Path, photos: Path | None) -> Path:
-    """Photos and a label with a dozen faces each; its path."""
-    sys.path.insert(0, str(ROOT))
-    from data.synthetic import draw_image
-
-    paths = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")) if photos else []
-    lines = []
-    (folder / "images").mkdir()
-    total = 0
-    for index in range(PHOTOS):
-        rng = np.random.default_rng(index)
-        image = cv2.imread(str(paths[index % len(paths)])) if paths else draw_image(rng, WIDTH)[0]
-        if image is None:
-            sys.exit(f"{paths[index % len(paths)]}: cannot be read")
-        image = cv2.GaussianBlur(cv2.resize(image, (WIDTH, HEIGHT)), (0, 0), 0.8) if not paths else cv2.resize(image, (WIDTH, HEIGHT))
-        path = folder / "images" / f"{index}.jpg"
-        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        total += path.stat().st_size
-        lines.append(f"# {path.name}")
-        for side in np.exp(rng.uniform(2, 5, 12)):
-            x, y = rng.uniform(0, [WIDTH - side, HEIGHT - side])
-            lines.append(f"{x:.0f} {y:.0f} {side:.0f} {side:.0f} " + "-1 " * 15 + "1")
-    label = folder / "label.txt"
-    label.write_text("\n".join(lines) + "\n")
-    print(f"files of {total / PHOTOS / 1000:.0f} KB")
-    return label
-
-
-def time_in_turn(parties: dict[str, tuple[Callable[..., Pass], Path]], label: Path) -> dict[str, float]:
-    """The median seconds of one pass of each party, round by round, each in its own process."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for name, (make, root) in parties.items():
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(make.__name__, str(root), str(label), theirs), daemon=True))
-        processes[-1].start()
-        pipes[name].recv()    # it is ready, warmed up by a pass
-    seconds: dict[str, list[float]] = {name: [] for name in parties}
-    for _ in range(ROUNDS):
-        for name, pipe in pipes.items():
-            pipe.send("go")
-            seconds[name].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.send("end")
-    for process in processes:
-        process.join(10)
-    return {name: statistics.median(of_party) for name, of_party in seconds.items()}
-
-
-def serve(name: str, root: str, label: str, pipe: Connection) -> None:
-    """A party's process: run a pass whenever asked, and answer with the seconds it took."""
-    # The folders are called data and utils on both sides.
-    sys.path[:] = [root, *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
-    import torch
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    one_pass = globals()[name](Path(label))
-    one_pass()
-    pipe.send("ready")
-    while pipe.recv() == "go":
-        started = time.perf_counter()
-        one_pass()
-        pipe.send(time.perf_counter() - started)
 
 
 def decoding(label: Path) -> Pass:
