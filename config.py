@@ -32,6 +32,7 @@ def setting(default: Any, *, low: float | None = None, high: float | None = None
 class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
+    ground_truth: str | None = None    # folder of wider_{easy,medium,hard}_val.mat: validation on WIDER val gives these figures too
     images: str | None = None    # the folder of their images; none: images/ beside each label file
     format: Literal["auto", "retinaface", "wider", "labelv2", "coco", "voc", "yolo"] = "auto"    # of the label files; auto: by their form
     classes: tuple[str, ...] = ()    # those that are faces, in COCO, VOC and YOLO; none: `face` where there is one, or the only one

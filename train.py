@@ -18,6 +18,7 @@ import yaml
 
 from config import LABEL_SETTINGS, PRESETS, Config, from_dict, load_config, to_dict
 from data.dataset import FaceDataset
+from data.ground_truth import faces_of_images, read_ground_truth
 from data.loader import FaceLoader
 from data.synthetic import draw_set
 from detector.face_detector import FaceDetector
@@ -32,6 +33,7 @@ from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
 from utils.distributed import is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script
+from utils.wider_eval import OfficialFaces
 
 DRY_STEPS = 2
 # What a resumed run shares with the run before, besides all of model, loss and augmentation; workers and the like may differ.
@@ -85,6 +87,7 @@ def make_trainer(
         frozen=[*model.first_stages(config.train.freeze_stages), *idle],
         loader=loader,
         val_set=val_set,
+        official=official_faces(val_set, config.data.ground_truth),
         preset=preset,
         device=device,
         report=report,
@@ -153,6 +156,13 @@ def make_datasets(
     if not train:
         raise ValueError("data.train: expected label files, found none; see --preset demo, or data.train=widerface/train/label.txt")
     return make_dataset(train, config), make_dataset(val, config) if val else None
+
+
+def official_faces(val_set: FaceDataset | None, folder: str | None) -> list[OfficialFaces] | None:
+    """WIDER's own lists for the photos of the validation set, where their folder is given."""
+    if val_set is None or folder is None:
+        return None
+    return faces_of_images(val_set.imgs_path, read_ground_truth(folder), source="data.ground_truth")
 
 
 def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:

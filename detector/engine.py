@@ -20,6 +20,7 @@ from utils.average_precision import average_precision, match_detections
 from utils.distributed import gather, sum_over_processes, unshare, world_size
 from utils.landmark_eval import landmark_metrics
 from utils.structures import Detections, Photo, Target
+from utils.wider_eval import OfficialFaces, wider_ap
 
 Detect = Callable[[Sequence[Image]], list[Detections]]
 
@@ -142,8 +143,16 @@ class Evaluation:
     faults: list[str]
 
 
-def evaluate(detect: Detect, photos: Iterable[Photo], *, see: Callable[[Photo, Detections], None] | None = None) -> Evaluation:
+def evaluate(
+    detect: Detect,
+    photos: Iterable[Photo],
+    *,
+    see: Callable[[Photo, Detections], None] | None = None,
+    official: Sequence[OfficialFaces] | None = None,
+) -> Evaluation:
     """Find the faces in labelled photos and score them: AP at IoU 0.5, and the landmarks where both sides have them.
+
+    With the `official` faces of WIDER FACE, of each photo of all processes, also the AP of its protocol.
 
     `see` is shown each photo with what was found in it. Photos that cannot be read are left out of the figures and named in
     `faults`; ValueError if that leaves none. Of several processes each is given its share of the photos; all get the whole result.
@@ -168,4 +177,7 @@ def evaluate(detect: Detect, photos: Iterable[Photo], *, see: Callable[[Photo, D
     }
     if landmarks := landmark_metrics(of_images, targets, matches):
         metrics["landmarks"] = landmarks
+    if official is not None:
+        seen = [faces for faces, (detections, _, _) in zip(official, found, strict=False) if detections is not None]
+        metrics["wider"] = wider_ap(of_images, seen)
     return Evaluation(metrics, of_images, faults)

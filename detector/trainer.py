@@ -30,6 +30,9 @@ from utils.script import StopRequest
 from utils.structures import Photo
 from utils.tensorboard import Board
 from utils.visualize import FIRST_IMAGES, contact_sheet, draw_cell
+from utils.wider_eval import SETTINGS, OfficialFaces
+
+FIGURES = {"ap50": "AP50", **{setting: setting for setting in SETTINGS}}    # what an epoch's line tells, and how
 
 
 class TrainingBatch(Batch, Protocol):
@@ -62,8 +65,8 @@ class Trainer:
 
     `make_objective` says what the model is trained for by way of a network, which is the model or what was made of it for several
     processes; `make_detect` how a trained one detects; `frozen` are parts of it that do not learn. Of several processes each has a
-    trainer of its own; the main one writes the files and reports. `checkpoint` is one to go on from: the run ends with the weights,
-    losses and files of one that was never stopped.
+    trainer of its own; the main one writes the files and reports. `official` are WIDER's lists for the photos of `val_set`. `checkpoint`
+    is one to go on from: the run ends with the weights, losses and files of one that was never stopped.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Trainer:
         frozen: Sequence[nn.Module],
         loader: Loader,
         val_set: PhotoSet | None,
+        official: Sequence[OfficialFaces] | None,
         preset: str,
         device: torch.device,
         report: Callable[[str], None],
@@ -89,6 +93,7 @@ class Trainer:
         self.frozen = frozen
         self.loader = loader
         self.val_set = val_set
+        self.official = official
         self.preset = preset
         self.report = report
         set_learning(model, config.train, frozen=frozen)
@@ -106,7 +111,12 @@ class Trainer:
         self.outside = 0    # boxes that reach beyond their photo, seen in the first epoch
         self.pace = Pace()
         self.guard = Guard(allowed=config.train.skip_nonfinite, skipped=0, listing=output / "nonfinite.txt")
-        self.history = History(output if is_main() else None, self.objective.names, checkpoint["history"] if checkpoint else None)
+        self.history = History(
+            output if is_main() else None,
+            self.objective.names,
+            checkpoint["history"] if checkpoint else None,
+            figures=("ap50",) if official is None else ("ap50", *SETTINGS),
+        )
         if checkpoint is not None:
             self._restore(checkpoint)
         self.board = Board(output / "tensorboard", step=self.step) if config.train.tensorboard and is_main() else None
@@ -230,7 +240,7 @@ class Trainer:
         evaluation = None
         if self.val_set is not None and (epoch % self.config.train.validate_every == 0 or epoch == epochs):
             evaluation = self._validate(self.val_set, stop)
-            row["ap50"] = evaluation.metrics["ap50"]
+            row |= {"ap50": evaluation.metrics["ap50"], **evaluation.metrics.get("wider", {})}
         self._share_faults()
         if any_process(stop.requested):
             return
@@ -242,7 +252,7 @@ class Trainer:
         self._keep_best(row)
         if self.board is not None:
             self.board.add("epoch", row, step=self.step)
-        measured = f", AP50 {row['ap50']:.4f}" if "ap50" in row else ""
+        measured = "".join(f", {title} {row[name]:.4f}" for name, title in FIGURES.items() if name in row)
         self.report(f"epoch {epoch}/{epochs}: {format_losses(row)}{measured}, {self.pace}, {self.seconds:.0f} s")
         self.seconds = 0.0
         self._save()
@@ -259,7 +269,7 @@ class Trainer:
                     yield photo
                     bar.update()
 
-            evaluation = evaluate(self.make_detect(self.measured_model), until_stop())
+            evaluation = evaluate(self.make_detect(self.measured_model), until_stop(), official=self.official)
         self._warn(evaluation.faults)
         return evaluation
 
@@ -367,7 +377,7 @@ class Pace:
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
-        return f"{self.images / seconds:.0f} images/s, {self.waited / seconds:.0%} of it waiting for data"
+        return f"{self.images / seconds:.0f} images/s, waiting for data {self.waited / seconds:.0%} of the time"
 
 
 def wrap(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
@@ -396,4 +406,5 @@ def draw_first(photos: PhotoSet, evaluation: Evaluation, path: Path, *, confiden
 
 def format_losses(row: Row) -> str:
     """The losses of a row in a line."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "step", "lr", "ap50", "seconds"))
+    others = {"epoch", "step", "lr", "seconds", *FIGURES}
+    return ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in others)

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from config import AugmentationConfig
 from data.coverage import Priors, Raster, best_iou, bin_names, cluster, coverage, propose_sizes, resized_raster, share_out, training_raster
-from data.ground_truth import SETTINGS, read_ground_truth, split_faces
+from data.ground_truth import read_ground_truth, split_faces
 from data.labels import read_labels
 from data.records import FaceRecord
 from layers.prior_box import PriorBox
 from utils.box_utils import cxcywh_to_xyxy, jaccard
+from utils.wider_eval import SETTINGS
 
 PUBLISHED = Priors(((16, 32), (64, 128), (256, 512)), (8, 16, 32))
 

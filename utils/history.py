@@ -41,13 +41,22 @@ class LossMeter:
 class History:
     """Rows of mean losses over some iterations and over each epoch, in memory and as CSV files in a run's folder, if one is named.
 
-    `loss_names` are the columns between `lr` and `total`; `state` is that of a run to go on from.
+    `loss_names` are the columns between `lr` and `total`, `figures` those that an epoch may have besides; `state` is that of a run to go
+    on from.
     """
 
-    def __init__(self, folder: Path | None, loss_names: Sequence[str], state: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: Path | None,
+        loss_names: Sequence[str],
+        state: Mapping[str, Any] | None = None,
+        *,
+        figures: Sequence[str] = ("ap50",),
+    ):
         self.folder = folder
         self.loss_names = list(loss_names)
         self.columns = ["epoch", "step", "lr", *loss_names, "total"]
+        self.epoch_columns = [*self.columns, *figures, "seconds"]
         state = state or {"losses": [], "epochs": [], "since_row": {}, "since_epoch": {}}
         self.loss_rows: list[Row] = list(state["losses"])
         self.epoch_rows: list[Row] = list(state["epochs"])
@@ -66,7 +75,7 @@ class History:
     def start(self) -> None:
         """Write the files anew, with the rows there are."""
         self._write("losses.csv", self.columns, self.loss_rows)
-        self._write("history.csv", [*self.columns, "ap50", "seconds"], self.epoch_rows)
+        self._write("history.csv", self.epoch_columns, self.epoch_rows)
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Count the losses of a step."""
@@ -85,7 +94,7 @@ class History:
         """Write the row of an epoch to history.csv, and start counting the next."""
         self.since_epoch = LossMeter()
         self.epoch_rows.append(row)
-        self._append("history.csv", [*self.columns, "ap50", "seconds"], row)
+        self._append("history.csv", self.epoch_columns, row)
 
     def finish(self, **place: float) -> None:
         """Write the last, partial row, which a resumed run counts on from and replaces, and draw the curves."""
