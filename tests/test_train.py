@@ -335,3 +335,18 @@ def test_demo_preset_reaches_its_accuracy(tmp_path: Path) -> None:
     subprocess.run(command, check=True, cwd=tmp_path)
     print(f"demo: {time.monotonic() - started:.0f} s")
     assert read_checkpoint(tmp_path / "demo" / "best.pth")["ap50"] >= 0.90
+
+
+def test_losses_are_written_for_tensorboard(drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["train.tensorboard=true", "train.log_every=1"]
+    assert run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=4", *words)).code == 0
+    assert run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=5", *words, "--resume")).code == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    written = {event.step: event.value for event in events.Scalars("train/class")}
+    assert written == pytest.approx({int(row["step"]): row["class"] for row in losses(tmp_path / "run")})
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run("train", *arguments(drawn_set, tmp_path / "other", *words))
+    assert 'train.tensorboard: the tensorboard package is missing: pip install -e ".[tensorboard]"' in result.complaint
