@@ -218,8 +218,8 @@ def train(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> in
     trainer, description = make_trainer(config, output, preset=preset, report=report, checkpoint=checkpoint)
     report(description)
     with StopRequest() as stop:
-        trainer.fit(stop)
-    if trainer.step < trainer.total_steps and stop.requested:
+        stopped = trainer.fit(stop)
+    if stopped:
         report(f"stopped after iteration {trainer.step:,} of {trainer.total_steps:,}; --resume goes on from {output / 'last.pth'}")
         return INTERRUPTED
     best = ", ".join(f"{name} {value:.4g}" for name, value in trainer.best.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
@@ -14,7 +13,6 @@ import torch
 import yaml
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from config import Config, to_dict
 from detector.engine import Batch, Detect, Evaluation, Objective, Step, Stepping, evaluate, train_one_epoch
@@ -22,10 +20,12 @@ from detector.guard import Guard
 from detector.optimizer import learning_rate, make_average, make_optimizer, set_learning
 from utils.checkpoint import random_state, restore_random_state, write_checkpoint
 from utils.devices import pick_dtype
-from utils.distributed import any_process, gather, is_main, rank, share, world_size
+from utils.distributed import any_process, distribute, gather, is_main, rank, share
+from utils.faults import Faults
 from utils.files import whole_file
 from utils.history import History, Row
 from utils.images import write_image
+from utils.progress import Pace, progress
 from utils.script import StopRequest
 from utils.structures import Photo
 from utils.tensorboard import Board
@@ -97,7 +97,7 @@ class Trainer:
         self.preset = preset
         self.report = report
         set_learning(model, config.train, frozen=frozen)
-        network = wrap(model, config, device)
+        network = distribute(model, device, compiled=config.train.compile, sync_batch_norm=config.train.sync_batch_norm)
         self.average = make_average(model, config.train.ema) if config.train.ema else None
         self.objective = make_objective(network)
         self.stepping = self._make_stepping(network, device)
@@ -107,8 +107,7 @@ class Trainer:
         self.seconds = 0.0    # spent on the epoch at hand
         self.saved = (0, 0)    # iterations and epochs in last.pth
         self.best: Row = {}
-        self.faults: set[str] = set()    # images that could not be read
-        self.outside = 0    # boxes that reach beyond their photo, seen in the first epoch
+        self.faults = Faults()
         self.pace = Pace()
         self.guard = Guard(allowed=config.train.skip_nonfinite, skipped=0, listing=output / "nonfinite.txt")
         self.history = History(
@@ -136,8 +135,11 @@ class Trainer:
             guarded=list(self.model.buffers()) if train.skip_nonfinite else (),
         )
 
-    def fit(self, stop: StopRequest) -> None:
-        """Train up to the last epoch, `train.max_steps`, or a request to stop, and leave the run's folder complete."""
+    def fit(self, stop: StopRequest) -> bool:
+        """Train up to the last epoch, `train.max_steps`, or a request to stop, and leave the run's folder complete.
+
+        Gives whether a request stopped it before its end, in this process or another.
+        """
         if is_main():
             with whole_file(self.output / "config.yaml") as partial:
                 partial.write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False), encoding="utf-8")
@@ -147,8 +149,9 @@ class Trainer:
                 self._train_epoch(stop)
             if self._epoch_is_open():
                 self._finish_epoch(stop)
-        self._warn_outside()
+        self.faults.warn_outside()
         self.history.finish(**self._place())
+        return any_process(stop.requested) and (self.step < self.total_steps or self._epoch_is_open())
 
     def try_out(self, steps: int) -> Iterator[Row]:
         """Take so many steps, to see that everything fits, and give the losses of each; nothing is written."""
@@ -195,14 +198,14 @@ class Trainer:
         """Train over the rest of the epoch that the next step belongs to."""
         epoch, first = divmod(self.step, self.steps_per_epoch)
         set_learning(self.model, self.config.train, frozen=self.frozen)
-        batches = self.pace.measure(self.loader.epoch(epoch, first=first))
+        batches = self.pace.measure(self.loader.epoch(epoch, first=first), size=lambda batch: len(batch.paths))
         train_one_epoch(self.objective, map(self._note, batches), self.stepping, first_step=self.step, after_step=after_step)
 
     def _note(self, batch: TrainingBatch) -> TrainingBatch:
         self.paths = batch.paths
-        self._warn(batch.faults)
-        if self.step < self.steps_per_epoch:
-            self.outside += batch.outside
+        self.faults.add(batch.faults)
+        if self.step < self.steps_per_epoch:    # later epochs show the same boxes again
+            self.faults.outside += batch.outside
         return batch
 
     def _collect(self) -> None:
@@ -237,14 +240,15 @@ class Trainer:
         """Measure, keep the best, and write a row of the history; a stop leaves that to the run that is resumed."""
         epoch, epochs = self.step // self.steps_per_epoch, self.config.train.epochs
         row = {**self._place(), **self.history.since_epoch.means(), "seconds": round(self.seconds, 2)}
+        pace = str(self.pace)    # without the time it takes to measure
         evaluation = None
         if self.val_set is not None and (epoch % self.config.train.validate_every == 0 or epoch == epochs):
             evaluation = self._validate(self.val_set, stop)
             row |= {"ap50": evaluation.metrics["ap50"], **evaluation.metrics.get("wider", {})}
-        self._share_faults()
+        self.faults.share()
         if any_process(stop.requested):
             return
-        self._warn_outside()
+        self.faults.warn_outside()
         self.history.end_epoch(row)
         self.history.draw()
         if self.val_set is not None and evaluation is not None and is_main():
@@ -253,24 +257,24 @@ class Trainer:
         if self.board is not None:
             self.board.add("epoch", row, step=self.step)
         measured = "".join(f", {title} {row[name]:.4f}" for name, title in FIGURES.items() if name in row)
-        self.report(f"epoch {epoch}/{epochs}: {format_losses(row)}{measured}, {self.pace}, {self.seconds:.0f} s")
+        self.report(f"epoch {epoch}/{epochs}: {format_losses(row)}{measured}, {pace}, {self.seconds:.0f} s")
         self.seconds = 0.0
         self._save()
 
     def _validate(self, val_set: PhotoSet, stop: StopRequest) -> Evaluation:
         """Figures of the measured model on a set, each process seeing its share; of a part of it where a stop is requested."""
-        photos = val_set.photos(share(range(len(val_set))))
-        with progress("validating", total=len(share(range(len(val_set)))), unit="image") as bar:
+        indices = share(range(len(val_set)))
+        with progress("validating", total=len(indices), unit="image") as bar:
 
             def until_stop() -> Iterator[Photo]:
-                for number, photo in enumerate(photos):
+                for number, photo in enumerate(val_set.photos(indices)):
                     if stop.requested and number:
                         return
                     yield photo
                     bar.update()
 
             evaluation = evaluate(self.make_detect(self.measured_model), until_stop(), official=self.official)
-        self._warn(evaluation.faults)
+        self.faults.add(evaluation.faults)
         return evaluation
 
     @property
@@ -285,26 +289,6 @@ class Trainer:
             self.best = {"epoch": row["epoch"], measure: row[measure]}
             if is_main():
                 write_checkpoint(self.output / "best.pth", {**self._model_state(self.measured_model), **self.best})
-
-    def _share_faults(self) -> None:
-        """Tell the other processes, of which the main one speaks, what could not be read."""
-        for faults in gather(sorted(self.faults)):
-            self._warn(faults)
-        outside = sum(gather(self.outside))
-        self.outside = outside if is_main() else 0
-
-    def _warn_outside(self) -> None:
-        """Once, when the first epoch has shown every image."""
-        if self.outside:
-            warnings.warn(f"{self.outside} boxes reach beyond their image and are clipped to it, or dropped outside it", stacklevel=2)
-            self.outside = 0
-
-    def _warn(self, faults: Sequence[str]) -> None:
-        """Each fault once."""
-        for fault in faults:
-            if fault not in self.faults:
-                self.faults.add(fault)
-                warnings.warn(fault, stacklevel=2)
 
     def _model_state(self, model: nn.Module) -> dict[str, Any]:
         """What it takes to build a model again."""
@@ -354,47 +338,6 @@ class Trainer:
         self.step, self.seconds, self.best = checkpoint["step"], checkpoint["seconds"], checkpoint["best"]
         self.guard.skipped = checkpoint["skipped"]
         self.saved = self.step, len(self.history.epoch_rows)
-
-
-class Pace:
-    """How many images a second a process trains on, all processes together, and what share of the time it waits for them."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.waited = 0.0
-        self.started = time.monotonic()
-
-    def measure(self, batches: Iterator[TrainingBatch]) -> Iterator[TrainingBatch]:
-        """The same batches, counted and timed."""
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch
-            self.images += len(batch.paths) * world_size()
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        return f"{self.images / seconds:.0f} images/s, waiting for data {self.waited / seconds:.0%} of the time"
-
-
-def wrap(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
-    """The model as it is called in training: compiled where asked for, and for several processes their common one."""
-    if config.train.sync_batch_norm:
-        if device.type != "cuda":
-            raise ValueError(f"train.sync_batch_norm: works between GPUs only, found {device}")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    network: Any = torch.compile(model) if config.train.compile else model
-    if world_size() > 1:
-        network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
-    return network    # type: ignore[no-any-return]
-
-
-def progress(title: str, *, total: int, unit: str, initial: int = 0) -> Any:
-    """A bar with rate and time left, on a terminal and of the main process."""
-    return tqdm(total=total, initial=initial, desc=title, unit=unit, disable=None if is_main() else True, leave=False)
 
 
 def draw_first(photos: PhotoSet, evaluation: Evaluation, path: Path, *, confidence: float) -> None:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -39,6 +40,21 @@ def process_group() -> Iterator[None]:
             raise
         reason = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).partition(". ")[0]    # without the line of their source
         raise ValueError(f"process {number} lost another one ({reason}); torchrun --max-restarts=3 goes on by itself") from None
+
+
+def distribute(model: nn.Module, device: torch.device, *, compiled: bool = False, sync_batch_norm: bool = False) -> nn.Module:
+    """What to call a model as in training: itself, compiled where asked for, and for several processes what they share.
+
+    `sync_batch_norm` changes the model, which has the statistics of all GPUs' images then; ValueError without a GPU.
+    """
+    if sync_batch_norm:
+        if device.type != "cuda":
+            raise ValueError(f"train.sync_batch_norm: works between GPUs only, found {device}")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    network: Any = torch.compile(model) if compiled else model
+    if world_size() > 1:
+        network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
+    return network    # type: ignore[no-any-return]
 
 
 def world_size() -> int:
