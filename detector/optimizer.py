@@ -44,20 +44,30 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int) -> fl
     return rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
+class WeightAverage(AveragedModel):
     """The exponential moving average of a model's weights and batch-norm statistics; `update_parameters(model)` after each step.
 
     The decay rises with the number of steps t as (1 + t) / (10 + t) up to `decay`, so that the first weights, which know nothing, are
     soon forgotten.
     """
 
-    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
-        taken = int(average.n_averaged)    # `steps` is the same number, but on the model's device
-        step_decay = min(decay, (1 + taken) / (10 + taken))
-        get_ema_multi_avg_fn(step_decay)(averages, weights, steps)
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
 
-    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)    # type: ignore[arg-type]
-    return average
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step's weights in. Unlike the one of PyTorch this does not wait for a GPU: the number of steps stays on the host."""
+        taken = int(self.n_averaged)
+        decay = min(self.decay, (1 + taken) / (10 + taken)) if taken else 0.0
+        pairs = list(zip(_floating(self.module), _floating(model), strict=True))
+        get_ema_multi_avg_fn(decay)([average for average, _ in pairs], [weight for _, weight in pairs], self.n_averaged)
+        self.n_averaged += 1
+
+
+def _floating(model: nn.Module) -> list[Tensor]:
+    """Weights and statistics, without the counters that nothing reads."""
+    return [values.detach() for values in [*model.parameters(), *model.buffers()] if values.is_floating_point()]
 
 
 def set_learning(model: nn.Module, config: TrainConfig, *, frozen: Sequence[nn.Module]) -> None:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from config import Config, to_dict
 from detector.engine import Batch, Detect, Evaluation, Objective, Step, Stepping, evaluate, train_one_epoch
 from detector.guard import Guard
-from detector.optimizer import learning_rate, make_average, make_optimizer, set_learning
+from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from utils.checkpoint import random_state, restore_random_state, write_checkpoint
 from utils.devices import pick_dtype
 from utils.distributed import any_process, distribute, gather, is_main, rank, share
@@ -98,7 +98,7 @@ class Trainer:
         self.report = report
         set_learning(model, config.train, frozen=frozen)
         network = distribute(model, device, compiled=config.train.compile, sync_batch_norm=config.train.sync_batch_norm)
-        self.average = make_average(model, config.train.ema) if config.train.ema else None
+        self.average = WeightAverage(model, config.train.ema) if config.train.ema else None
         self.objective = make_objective(network)
         self.stepping = self._make_stepping(network, device)
         self.steps_per_epoch = len(loader)
@@ -199,7 +199,9 @@ class Trainer:
         epoch, first = divmod(self.step, self.steps_per_epoch)
         set_learning(self.model, self.config.train, frozen=self.frozen)
         batches = self.pace.measure(self.loader.epoch(epoch, first=first), size=lambda batch: len(batch.paths))
+        torch.backends.cudnn.benchmark = True    # all batches are of one size, unlike the photos of a validation
         train_one_epoch(self.objective, map(self._note, batches), self.stepping, first_step=self.step, after_step=after_step)
+        torch.backends.cudnn.benchmark = False
 
     def _note(self, batch: TrainingBatch) -> TrainingBatch:
         self.paths = batch.paths

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from config import ModelConfig, TrainConfig
-from detector.optimizer import learning_rate, make_average, make_optimizer, set_learning
+from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from detector.retinaface import RetinaFace
 
 
@@ -59,7 +59,7 @@ def test_adamw_does_not_decay_biases_and_batch_norms() -> None:
 
 def test_average_follows_the_weights_ever_more_slowly() -> None:
     model = nn.BatchNorm1d(1)
-    average = make_average(model, 0.5)
+    average = WeightAverage(model, 0.5)
     expected = torch.tensor(0.0)
     for step, value in enumerate([4.0, 8.0, 2.0, 6.0]):
         with torch.no_grad():
