@@ -10,6 +10,7 @@ import torch
 
 from detector.engine import Step
 from utils.distributed import gather, is_main
+from utils.files import append_text
 
 
 class Guard:
@@ -53,8 +54,7 @@ class Guard:
         what = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
         if is_main():
             self.listing.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.listing, "a", encoding="utf-8") as file:
-                file.write(f"iteration {number}: {what}\n" + "".join(f"    {path}\n" for path in images))
+            append_text(self.listing, f"iteration {number}: {what}\n" + "".join(f"    {path}\n" for path in images))
         if self.skipped > self.allowed:
             raise ValueError(
                 f"the loss or its gradient is not finite at iteration {number} ({what}), on {', '.join(images)} (see {self.listing}); "

@@ -90,9 +90,7 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_full_disk_is_told_and_leaves_the_older_checkpoint(
-    drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_told_and_leaves_the_older_checkpoint(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     output = tmp_path / "run"
     run("train", *arguments(drawn_set, output, "train.max_steps=2", "train.checkpoint_every=1"))
     before = {name: (output / name).read_bytes() for name in ("last.pth", "previous.pth")}
@@ -140,3 +138,13 @@ def test_some_batches_that_are_no_number_may_be_passed_over(
     assert all(bool(value.isfinite().all()) for value in [*last["model"].values(), *last["average"].values()])
     result = run("train", *arguments(drawn_set, tmp_path / "fewer", *words, "train.skip_nonfinite=2"))
     assert result.code == 2 and "drawn_0007.jpg" in result.err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("name", ["losses.csv", "loss_curves.png", "config.yaml"])
+def test_full_disk_is_told_with_the_file(drawn_set: Path, tmp_path: Path, run: RunScript, name: str) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / f"{name}.partial").symlink_to("/dev/full")
+    result = run("train", *arguments(drawn_set, output, "train.max_steps=1", "train.log_every=1"))
+    assert result.complaint == f"train.py: {output / name}: cannot be written: No space left on device"

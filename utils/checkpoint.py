@@ -51,9 +51,8 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any], *, keep: Path | 
                 torch.save(dict(checkpoint), file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:    # torch's own writer says it with a RuntimeError
-            reason = error.strerror if isinstance(error, OSError) else _first_sentence(error)
-            raise OSError(f"{path}: cannot be written: {reason}; the checkpoints before it are as they were") from None
+        except RuntimeError as error:    # how torch's own writer says that the disk is full
+            raise OSError(_first_sentence(error)) from None
         if keep is not None and path.exists():
             path.replace(keep)
     _flush_names(path.parent)

@@ -12,16 +12,34 @@ from pathlib import Path
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A path beside `path` to write to, that takes its place when the block ends well and is removed when it does not.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing. OSError that names the file where, say, the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
-        partial.replace(path)
+        with _named(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write text behind what a file holds; OSError that names it."""
+    with _named(path), open(path, "a", newline="", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error of the system, such as that of a full disk, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:

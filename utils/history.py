@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files import whole_file
+from utils.files import append_text, whole_file
 from utils.plots import plot_losses
 
 Row = dict[str, float]
@@ -119,8 +119,7 @@ class History:
     def _append(self, name: str, columns: Sequence[str], row: Row) -> None:
         if self.folder is None:
             return
-        with open(self.folder / name, "a", newline="", encoding="utf-8") as file:
-            file.write(_csv(columns, [row], header=False))
+        append_text(self.folder / name, _csv(columns, [row], header=False))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Row], *, header: bool) -> str:
