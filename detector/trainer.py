@@ -19,7 +19,7 @@ from detector.engine import Batch, Detect, Evaluation, Objective, Step, Stepping
 from detector.guard import Guard
 from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from utils.checkpoint import random_state, restore_random_state, write_checkpoint
-from utils.devices import pick_dtype
+from utils.devices import pick_dtype, works_behind
 from utils.distributed import any_process, distribute, gather, is_main, rank, share
 from utils.faults import Faults
 from utils.files import whole_file
@@ -182,7 +182,7 @@ class Trainer:
             self.guard.add(step, self.paths)
             bar.update()
             ends_row = self.step % self.config.train.log_every == 0
-            if ends_row or self.stepping.device.type == "cpu":    # to look at a loss on a GPU would make the host wait for it
+            if ends_row or not works_behind(self.stepping.device):
                 self._collect()
             if ends_row:
                 self._end_row(bar)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from utils.box_utils import cxcywh_to_xyxy, jaccard
+from utils.devices import works_behind
 
 BACKGROUND = -1
 IGNORED = -2
@@ -41,7 +42,7 @@ def match(
     if ignore is None:
         ignore = torch.zeros(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
     # On a GPU it is cheaper to reckon with ignored faces than to ask whether there are some.
-    some_ignored = boxes.is_cuda or ignore_unmatched or bool(ignore.any())
+    some_ignored = works_behind(boxes.device) or ignore_unmatched or bool(ignore.any())
     iou = jaccard(boxes, cxcywh_to_xyxy(priors))    # (..., N, P)
     ignored_iou = None
     if some_ignored:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from layers.losses import BoxLoss, ClassLoss, box_loss, class_loss, landmark_loss
 from layers.matcher import BACKGROUND, IGNORED, match
 from utils.box_utils import cxcywh_to_xyxy, encode_landmarks
+from utils.devices import works_behind
 from utils.structures import Predictions, Target
 
 NEGATIVES_PER_POSITIVE = 7
@@ -87,21 +88,22 @@ class MultiBoxLoss:
         """What priors (P,4) must learn from the faces of each image."""
         boxes, landmarks, known, ignore = (_pad(parts) for parts in zip(*(target.parts() for target in targets), strict=True))
         sizes = [len(target.boxes) for target in targets]
-        groups = _groups(sizes, len(priors), most=PAIRS_ON_GPU if boxes.is_cuda else PAIRS_ON_CPU)
+        on_gpu = works_behind(priors.device)
+        groups = _groups(sizes, len(priors), most=PAIRS_ON_GPU if on_gpu else PAIRS_ON_CPU)
         matched = torch.cat([self._match(boxes[group, :most], ignore[group, :most], priors) for group, most in groups])    # (B, P)
         positive = matched.flatten() >= 0
-        rows = torch.arange(len(positive), device=priors.device) if boxes.is_cuda else positive.nonzero()[:, 0]    # (K,)
-        image, prior, counts_here = rows // len(priors), rows % len(priors), positive[rows]
+        rows = torch.arange(len(positive), device=priors.device) if on_gpu else positive.nonzero()[:, 0]    # (K,)
+        image, prior, to_learn = rows // len(priors), rows % len(priors), positive[rows]
         face = matched.flatten()[rows].clamp(min=0)
-        has_landmarks = known[image, face] & counts_here[:, None]    # (K, 5)
+        has_landmarks = known[image, face] & to_learn[:, None]    # (K, 5)
         return Assignment(
             matched,
             rows,
-            counts_here.to(priors.dtype),
-            torch.where(counts_here[:, None], boxes[image, face], cxcywh_to_xyxy(priors)[prior]),
+            to_learn.to(priors.dtype),
+            torch.where(to_learn[:, None], boxes[image, face], cxcywh_to_xyxy(priors)[prior]),
             torch.where(has_landmarks[..., None], landmarks[image, face], priors[prior, None, :2]),
             has_landmarks,
-            torch.stack([counts_here.sum(), has_landmarks.any(dim=-1).sum()]).to(priors.dtype),
+            torch.stack([to_learn.sum(), has_landmarks.any(dim=-1).sum()]).to(priors.dtype),
         )
 
     def _match(self, boxes: Tensor, ignore: Tensor, priors: Tensor) -> Tensor:

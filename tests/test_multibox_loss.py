@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import layers.matcher
+import layers.multibox_loss
 from layers.matcher import match
 from layers.multibox_loss import MultiBoxLoss
 from layers.prior_box import PriorBox
@@ -84,6 +86,50 @@ def test_loss_equals_the_plain_loop(seed: int, faces: list[int]) -> None:
     losses = MultiBoxLoss(box_weight=1)(predictions, PRIORS, targets)
     expected = plain_loss(predictions, targets)
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=1, max_size=3), st.sampled_from(["smooth_l1", "giou"]))
+def test_what_is_done_for_a_gpu_gives_the_same_losses_and_gradients(seed: int, faces: list[int], box: str) -> None:
+    targets = [random_target(seed + 1 + image, count) for image, count in enumerate(faces)]
+    results = []
+    for on_gpu in (False, True):
+        predictions = random_predictions(seed, len(faces))
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (layers.matcher, layers.multibox_loss):
+                patch.setattr(module, "works_behind", lambda device, answer=on_gpu: answer)
+            losses = MultiBoxLoss(box=box)(predictions, PRIORS, targets)    # type: ignore[arg-type]
+        torch.stack(list(losses.values())).sum().backward()
+        results.append([*losses.values(), *(part.grad for part in predictions if part is not None)])
+    for ours, other in zip(*results, strict=True):
+        assert ours is not None and other is not None
+        assert torch.allclose(ours, other, rtol=1e-4, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=2, max_size=4))
+def test_parts_of_a_batch_add_up_to_the_losses_of_the_whole(seed: int, faces: list[int]) -> None:
+    predictions = random_predictions(seed, len(faces))
+    targets = [random_target(seed + 1 + image, count) for image, count in enumerate(faces)]
+    criterion = MultiBoxLoss()
+    whole = criterion(predictions, PRIORS, targets)
+    parts = [slice(0, 1), slice(1, None)]
+    assigned = [criterion.assign(targets[part], PRIORS) for part in parts]
+    counts = assigned[0].counts + assigned[1].counts
+    of_parts = [
+        criterion.losses(Predictions(*(values[part] for values in predictions if values is not None)), PRIORS, assignment, counts)
+        for part, assignment in zip(parts, assigned, strict=True)
+    ]
+    for name, loss in whole.items():
+        assert (of_parts[0][name] + of_parts[1][name]).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [1, 10**3, 10**9])
+def test_images_are_matched_alike_in_groups_of_any_size(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = [random_target(seed, count) for seed, count in enumerate([3, 0, 9, 1, 0, 2])]
+    alone = torch.stack([match(target.boxes, PRIORS, ignore=target.ignore) for target in targets])
+    monkeypatch.setattr(layers.multibox_loss, "PAIRS_ON_CPU", pairs)
+    assert torch.equal(MultiBoxLoss().assign(targets, PRIORS).matched, alone)
 
 
 def test_weights_multiply_the_losses() -> None:

@@ -7,6 +7,11 @@ import sys
 import torch
 
 
+def works_behind(device: torch.device) -> bool:
+    """Whether a device computes while the host goes on, so that to ask it for a number would make the host wait."""
+    return device.type != "cpu"
+
+
 def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
     """The device of that name; "auto" is a CUDA GPU where there is one, else the CPU. ValueError for one that is not there.
 
