@@ -31,7 +31,7 @@ from detector.weights import start_from
 from layers.multibox_loss import MultiBoxLoss
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
-from utils.distributed import is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
+from utils.distributed import gather, is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script
 from utils.wider_eval import OfficialFaces
 
@@ -121,14 +121,16 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
 
 def try_out(config: Config, *, preset: str, report: Callable[[str], None]) -> None:
     """Say what a run would be made of and take two steps, without leaving anything."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, description = make_trainer(config, Path(folder), preset=preset, report=report)
+    with tempfile.TemporaryDirectory() as own_folder:
+        folder = Path(gather(own_folder)[0])    # where the main process draws
+        trainer, description = make_trainer(config, folder, preset=preset, report=report)
         report(yaml.safe_dump(to_dict(config), sort_keys=False))
         report(part_table(trainer.model, size=config.data.size))
         report(description)
         for number, losses in enumerate(trainer.try_out(DRY_STEPS), start=1):
             report(f"iteration {number}: {format_losses(losses)}")
         report(f"{peak_memory(trainer.stepping.device)}, with batches of {config.train.batch_size} at {config.data.size} pixels")
+        wait_for_all()
 
 
 def make_model(config: Config, *, fresh: bool) -> tuple[RetinaFace, list[str]]:

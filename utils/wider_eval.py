@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.arrays import BoolArray
-from utils.structures import Detections
+
+if TYPE_CHECKING:    # reading lists for statistics needs no PyTorch
+    from utils.structures import Detections
 
 SETTINGS = ("easy", "medium", "hard")
 MATCH_IOU = 0.5
