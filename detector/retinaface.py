@@ -63,7 +63,7 @@ class RetinaFace(nn.Module):
         """Images (B,3,H,W) of 0 to 255 BGR as the backbone was trained to see them."""
         if self.config.channel_order == "rgb":
             images = images.flip(1)
-        return images.float().sub_(cast(Tensor, self.mean)).div_(cast(Tensor, self.std))
+        return (images.float() - cast(Tensor, self.mean)).div_(cast(Tensor, self.std))
 
     def forward(self, images: Tensor) -> Predictions:
         """Raw predictions for every prior of images (B,3,H,W) BGR, 0 to 255, uint8 or float."""

@@ -134,3 +134,11 @@ def test_backbone_is_torchvisions_own() -> None:
     theirs.eval()
     expected = torch.nn.Sequential(*list(theirs.children())[:-2])(image)
     assert torch.equal(ours.eval()(image)["layer4"], expected)
+
+
+def test_images_given_as_numbers_are_not_changed() -> None:
+    model = RetinaFace(ModelConfig(backbone="mobilenet0.25", channels=16)).eval()
+    images = torch.rand(1, 3, 64, 64) * 255
+    before = images.clone()
+    model(images)
+    assert torch.equal(images, before)
