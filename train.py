@@ -38,9 +38,8 @@ from utils.wider_eval import OfficialFaces
 DRY_STEPS = 2
 # What a resumed run shares with the run before, besides all of model, loss and augmentation; workers and the like may differ.
 MUST_MATCH = (
-    "data.train", "data.val", *LABEL_SETTINGS, "data.synthetic", "data.size", "train.batch_size", "train.seed",
-    "train.optimizer",
-)
+    "data.train", "data.val", *LABEL_SETTINGS, "data.synthetic", "data.size", "train.batch_size", "train.seed", "train.optimizer",
+)  # fmt: skip
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,6 +63,8 @@ def make_trainer(
 ) -> tuple[Trainer, str]:
     """The run that settings describe, or that a checkpoint goes on with, and a description of it."""
     device = pick_device(config.train.device, local_rank=local_rank())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)    # else every process would also take memory of the first GPU
     torch.manual_seed(config.train.seed)
     model, heads_anew = make_model(config, fresh=checkpoint is None)
     model = model.to(device, memory_format=torch.channels_last)    # type: ignore[call-overload]
