@@ -117,7 +117,13 @@ class TrainConfig:
 class TestConfig:
     __test__ = False    # keeps pytest from taking the class for tests
 
-    size: str = "original"    # original, x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most)
+    # original, x2 (times two), long:640 (long side, padded to a square of that side), short:1600:2150 (short side, long side at most)
+    size: str = "original"
+    max_side: int = setting(4096, low=32)    # a larger image is looked at with this long side; ResNet50 takes 5 GB for 4096 x 4096
+    scales: tuple[float, ...] = setting((1.0,), above=0)    # look at each image once for each of these, times `size`, and merge
+    flip: bool = False    # look at the mirror image as well, and merge
+    gate: bool = True    # of several scales each counts for the faces of the sizes it shows best only
+    vote: bool = False    # a face's box and points are the mean of all detections of it, by score, instead of the best one's
     confidence: float = setting(0.02, low=0, high=1)    # detections below are dropped, before NMS and scoring
     draw_confidence: float = setting(0.5, low=0, high=1)    # detections below are neither drawn nor listed
     nms: float = setting(0.4, low=0, high=1)    # of two boxes with a larger IoU the weaker is dropped

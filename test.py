@@ -1,205 +1,333 @@
-"""Find the faces in images, or score a detector on labelled sets."""
+"""Find the faces in images, videos or a camera, or score a detector on labelled sets."""
 
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
+import numpy as np
 
 from config import LABEL_SETTINGS, Config, TestConfig, override, to_dict
 from data.dataset import FaceDataset
-from detector.engine import evaluate
+from data.ground_truth import faces_of_images, read_ground_truth
+from detector.drawing import Job, Picture, draw_photos, draw_video
+from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
-from utils.arrays import Image
+from utils.average_precision import size_metrics, threshold_metrics
+from utils.coco_eval import coco_metrics
 from utils.files import whole_file
-from utils.images import IMAGE_SUFFIXES, read_image, write_image
-from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script, split_settings
+from utils.images import write_image
+from utils.landmark_eval import FAILURE, landmark_errors
+from utils.listing import Listing
+from utils.memory import keep_freed_memory
+from utils.plots import plot_curves
+from utils.predictions import prediction_path, read_predictions, write_predictions
+from utils.progress import progress
+from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script, split_settings
+from utils.sources import Source, find_sources, result_paths
 from utils.structures import Detections, Photo
-from utils.visualize import FIRST_IMAGES, contact_sheet, draw_cell, draw_detections
+from utils.video import VideoReader, write_video
+from utils.visualize import FIRST_IMAGES, contact_sheet
+from utils.wider_eval import SETTINGS, Curve, wider_curves
+from utils.window import check_display, show
 
 SHEET_IMAGES, SHEET_COLUMNS = 12, 4    # the contact sheet of several photos
+RESULTS = ("detections", "predictions", "metrics")    # names that no drawing may take
+FAULTS_SHOWN = 20    # of the files that were left out; the rest are counted
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="test.py",
-        description="Find the faces in images and draw them, or, with --labels, score a detector on labelled sets.",
+        usage="test.py SOURCE ... --weights FILE [--output DIR] [--show] [key=value ...]\n"
+        "       test.py --labels FILE ... --weights FILE [--images DIR] [--ground-truth DIR] [--output DIR] [key=value ...]\n"
+        "       test.py --predictions DIR --ground-truth DIR [--output DIR]",
+        description="Find the faces in images, videos or a camera and draw them; or, with --labels, score a detector on labelled sets; or, "
+        "with --predictions, score saved detections by the protocol of WIDER FACE.",
         epilog="The settings are test.* and those of data.* that say how labels are read, see config.py. Example: "
-        "python test.py photos/ --weights weights/demo/best.pth test.draw_confidence=0.7",
+        "python test.py photos/ clip.mp4 --weights weights/demo/best.pth test.draw_confidence=0.7",
     )
-    parser.add_argument("words", metavar="SOURCE | key=value", nargs="*", help="image, folder of images or glob; or a setting")
+    parser.add_argument(
+        "words", metavar="SOURCE | key=value", nargs="*", help="image, video, folder of them, glob or number of a camera; or a setting"
+    )
     parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files or folders, taken as one set")
+    parser.add_argument("--predictions", metavar="DIR", type=Path, help="score these: event folders of text files, one an image")
+    parser.add_argument("--ground-truth", metavar="DIR", help="folder of the official wider_{easy,medium,hard}_val.mat")
     parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, or published RetinaFace weights; required")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, published RetinaFace weights, or an .onnx file")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
+    parser.add_argument("--show", action="store_true", help="show drawn images and frames in a window; any key goes on, q ends")
     arguments = parser.parse_intermixed_args(argv)
     # A list option takes the words behind it, settings included.
     settings, arguments.sources = split_settings(arguments.words)
     more_settings, arguments.labels = split_settings(arguments.labels)
     arguments.settings = [*settings, *more_settings, *([f"data.images={arguments.images}"] if arguments.images else [])]
-    if bool(arguments.labels) == bool(arguments.sources):
-        raise ValueError("expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)")
-    if arguments.images and arguments.sources:
-        raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
-    if not arguments.weights:
-        raise ValueError("--weights: expected a checkpoint of train.py or published RetinaFace weights, found none")
+    check_combination(arguments)
     return arguments
 
 
-def read_settings(words: Sequence[str]) -> Config:
+def check_combination(arguments: argparse.Namespace) -> None:
+    """ValueError for arguments that do not go together."""
+    if sum(map(bool, (arguments.sources, arguments.labels, arguments.predictions))) != 1:
+        raise ValueError("expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR")
+    if arguments.images and not arguments.labels:
+        raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
+    if arguments.show and not arguments.sources:
+        raise ValueError("--show: shows the images to look at (SOURCE ...), of which there are none here")
+    if arguments.ground_truth and arguments.sources:
+        raise ValueError("--ground-truth: goes with --labels or --predictions")
+    if arguments.predictions and not arguments.ground_truth:
+        raise ValueError("--predictions: expected --ground-truth DIR beside it, the folder of wider_easy_val.mat and its like, found none")
+    if arguments.predictions and (arguments.weights or arguments.settings):
+        raise ValueError("--predictions: are scored as they are, without --weights and settings")
+    if not arguments.predictions and not arguments.weights:
+        raise ValueError("--weights: expected a checkpoint of train.py, published RetinaFace weights or an .onnx file, found none")
+
+
+def read_settings(words: Sequence[str], *, to_draw: bool) -> Config:
     """The settings that shape a test; ValueError for one that belongs to the weights."""
-    config = override(Config(), words)
+    # Figures are not to hang on the chip, pictures are to be there soon.
+    config = override(Config(), ["test.precision=auto", *words] if to_draw else words)
     for word in words:
         if not word.startswith("test.") and word.partition("=")[0] not in LABEL_SETTINGS:
             raise ValueError(f"{word}: only test.* and {', '.join(LABEL_SETTINGS)} can be set here, the rest comes with the weights")
     return config
 
 
-class Report:
-    """detections.jsonl, line by line, and the first images drawn."""
-
-    def __init__(self, file: TextIO, *, sheet_images: int):
-        self.file = file
-        self.sheet_images = sheet_images
-        self.sheet: list[Image] = []
-
-    def add(self, source: str, image: Image, detections: Detections) -> None:
-        """Write a line, and draw the image if it is one of the first."""
-        self.file.write(json.dumps(to_json(source, image, detections)) + "\n")
-        if len(self.sheet) < self.sheet_images:
-            self.sheet.append(draw_cell(image, detections))
-
-
-def to_json(source: str, image: Image, detections: Detections) -> dict[str, Any]:
-    """The faces of an image as a line of detections.jsonl has them."""
-    landmarks = [None] * len(detections) if detections.landmarks is None else detections.landmarks.tolist()
-    faces = [
-        {"box": box, "score": score, "landmarks": points}
-        for box, score, points in zip(detections.boxes.tolist(), detections.scores.tolist(), landmarks, strict=True)
-    ]
-    return {"source": source, "frame": None, "width": image.shape[1], "height": image.shape[0], "detections": faces}
-
-
 def score(arguments: argparse.Namespace, config: Config) -> int:
-    """Write metrics.json of labelled sets, their detections, and the first images drawn."""
+    """Write the figures of labelled sets, their curves, the detections, and the first images drawn."""
+    output, test = arguments.output, config.test
     dataset = FaceDataset(arguments.labels, config.data)
-    detector = FaceDetector.from_checkpoint(arguments.weights, config.test.device, config=config.test)
-    photos = tqdm(dataset.photos(), total=len(dataset), unit="image", disable=None, leave=False)
-    with whole_file(arguments.output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-        report = Report(file, sheet_images=FIRST_IMAGES)
+    official = None
+    if arguments.ground_truth:
+        official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
+    detector = FaceDetector.from_checkpoint(arguments.weights, test.device, config=test)
+    bar = progress("scoring", total=len(dataset), unit="image")
+    with bar, whole_file(output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
+        listing = Listing(file, sheet_images=FIRST_IMAGES)
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
-            report.add(photo.path, photo.image, detections.above(config.test.draw_confidence))
+            listing.add(photo.path, photo.image, detections.above(test.draw_confidence))
+            write_predictions(prediction_path(output / "predictions", photo.name), detections)
+            bar.update()
 
-        evaluation = evaluate(detector.detect, photos, see=see)
-    write_image(arguments.output / "detections.png", contact_sheet(report.sheet))
+        evaluation = evaluate(detector.detect, dataset.photos(), see=see, official=official)
+    write_image(output / "detections.png", contact_sheet(listing.sheet))
+    draw_curves(evaluation.curves, output / "pr_curves.png")
+    draw_errors(evaluation, output / "landmark_errors.png")
     settings = {
         "weights": arguments.weights,
         "labels": arguments.labels,
+        "ground_truth": arguments.ground_truth,
         **{key.partition(".")[2]: to_dict(config)["data"][key.partition(".")[2]] for key in LABEL_SETTINGS},
         **to_dict(config)["test"],
-        "device": str(detector.model.device),
-        "precision": str(detector.dtype).removeprefix("torch."),
+        "device": str(detector.network.device),
+        "precision": detector.network.precision,
     }
-    with whole_file(arguments.output / "metrics.json") as path:
-        path.write_text(json.dumps({**evaluation.metrics, "settings": settings}, indent=2) + "\n", encoding="utf-8")
-    print(summary(evaluation.metrics))
-    return finish(evaluation.faults, arguments.output)
+    metrics = {**evaluation.metrics, **more_metrics(evaluation, draw_confidence=test.draw_confidence), "settings": settings}
+    write_metrics(metrics, output)
+    print(summary(metrics))
+    return finish(evaluation.faults, output)
 
 
-def summary(metrics: dict[str, Any]) -> str:
-    """The figures of metrics.json in a line."""
-    line = f"AP50 {metrics['ap50']:.4f} over {metrics['faces']:,} faces in {metrics['images']:,} images"
+def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str, Any]:
+    """What is worth knowing of a labelled set besides what is measured in training."""
+    detections, targets, matches = evaluation.detections, evaluation.targets, evaluation.matches
+    metrics: dict[str, Any] = {
+        "at_draw_confidence": threshold_metrics(detections, matches, confidence=draw_confidence),
+        "by_size": size_metrics(detections, targets, matches),
+    }
+    try:
+        metrics["coco"] = coco_metrics(detections, targets)
+    except ModuleNotFoundError:
+        print('no figures of COCO: they need pip install -e ".[eval]"')
+    return metrics
+
+
+def draw_errors(evaluation: Evaluation, path: Path) -> None:
+    """Draw which share of the found faces has landmarks within which error, where there are any."""
+    errors, _ = landmark_errors(evaluation.detections, evaluation.targets, evaluation.matches)
+    if len(errors):
+        curve = np.append(np.sort(errors), 2 * FAILURE), np.append(np.arange(1, len(errors) + 1) / len(errors), 1.0)
+        title = f"Landmarks of {count_of(len(errors), 'found face')}"
+        plot_curves({title: curve}, path, x="mean distance / size of the face", y="share of faces with less", limit=2 * FAILURE)
+
+
+def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
+    """Draw precision over recall of each setting of WIDER FACE, where they were measured."""
+    if curves:
+        panels = {f"{setting}: AP {curve.ap:.4f}": (curve.recall, curve.precision) for setting, curve in curves.items()}
+        plot_curves(panels, path, x="recall", y="precision")
+
+
+def score_predictions(folder: Path, ground_truth: str, output: Path) -> int:
+    """Write the figures and curves of saved detections of WIDER FACE val; an image without a file is one where nothing was found."""
+    official = read_ground_truth(ground_truth)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--predictions {folder}: no such folder")
+    detections: list[Detections] = []
+    faults: list[str] = []
+    for name in official:
+        try:
+            detections.append(read_predictions(folder / f"{name}.txt"))
+        except (FileNotFoundError, ValueError) as error:
+            detections.append(Detections.none())
+            faults.append(str(error))
+    if len(faults) == len(official):
+        raise ValueError(f"--predictions {folder}: has none of the {len(official):,} images, expected such as {next(iter(official))}.txt")
+    curves = wider_curves(detections, list(official.values()))
+    draw_curves(curves, output / "pr_curves.png")
+    metrics = {
+        "images": len(official),
+        "missing": len(faults),
+        "wider": {setting: curve.ap for setting, curve in curves.items()},
+        "settings": {"predictions": str(folder), "ground_truth": ground_truth},
+    }
+    write_metrics(metrics, output)
+    print(summary(metrics))
+    events = sorted({name.partition("/")[0] for name in official})
+    no_events = [f"{folder / event}: no such event folder" for event in events if not (folder / event).is_dir()]
+    return finish([*no_events, *faults], output)
+
+
+def write_metrics(metrics: Mapping[str, Any], output: Path) -> None:
+    with whole_file(output / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The most important figures of metrics.json, in a few lines."""
+    lines = []
+    if "ap50" in metrics:
+        lines.append(f"AP50 {metrics['ap50']:.4f} over {count_of(metrics['faces'], 'face')} in {count_of(metrics['images'], 'image')}")
+    if "wider" in metrics:
+        figures = " / ".join(f"{metrics['wider'][setting]:.4f}" for setting in SETTINGS)
+        lines.append(f"WIDER FACE {' / '.join(SETTINGS)}: {figures}, {count_of(metrics['images'], 'image')}")
+    if "coco" in metrics:
+        lines.append("COCO " + ", ".join(f"{name} {value:.4f}" for name, value in metrics["coco"].items()))
+    if "at_draw_confidence" in metrics:
+        at = metrics["at_draw_confidence"]
+        shares = ", ".join(f"{name} {at[name]:.4f}" for name in ("precision", "recall", "f1") if name in at)
+        lines.append(f"at confidence {at['confidence']:g}: {shares}, {at['false_positives_per_image']:.2f} false positives an image")
+    if "by_size" in metrics:
+        groups = ", ".join(f"{size} px {group['ap50']:.4f} ({group['faces']:,})" for size, group in metrics["by_size"].items())
+        lines.append(f"AP50 by size (faces): {groups}")
     landmarks = metrics.get("landmarks", {})
     if "nme" in landmarks:
-        line += f"; landmarks: NME {landmarks['nme']:.4f}, {landmarks['failure_rate']:.1%} over 0.10"
+        lines.append(f"landmarks: NME {landmarks['nme']:.4f}, {landmarks['failure_rate']:.1%} over {FAILURE:.2f}")
     if "matched" in landmarks:
-        line += f"; {landmarks['matched']:.1%} of the faces with landmarks matched"
-    return line
+        lines.append(f"{landmarks['matched']:.1%} of the faces with landmarks matched")
+    return "\n".join(lines)
 
 
 def find(arguments: argparse.Namespace, config: TestConfig) -> int:
-    """Draw the faces of some images, and list them in detections.jsonl."""
-    paths = [path for source in arguments.sources for path in find_images(source, but=arguments.output)]
+    """Draw the faces of photos, videos or a camera, and list them in detections.jsonl."""
+    output = arguments.output
+    sources = [source for word in arguments.sources for source in find_sources(word, but=output)]
+    targets = result_paths(sources, output, taken=RESULTS)
+    if arguments.show:
+        check_display()
+    keep_freed_memory()
     detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
-    targets = drawn_paths(paths, arguments.output)
     faults: list[str] = []
-    with whole_file(arguments.output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file:
-        report = Report(file, sheet_images=SHEET_IMAGES)
-        for (path, _), target in zip(tqdm(paths, unit="image", disable=None, leave=False), targets, strict=True):
-            try:
-                image = read_image(path, turn=True)
-                found = detector(image).above(config.draw_confidence)
-                write_image(target, draw_detections(image, found))
-            except (FileNotFoundError, ValueError) as error:
-                faults.append(str(error))
-                continue
-            report.add(str(path), image, found)
-        if len(faults) == len(paths):
-            raise ValueError(f"no image readable of {len(paths)}: {faults[0]}")
-    if len(report.sheet) > 1:
-        write_image(arguments.output / "detections.png", contact_sheet(report.sheet, columns=SHEET_COLUMNS))
-    return finish(faults, arguments.output)
+    with whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file, StopRequest() as stop:
+        finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES), stop, window=arguments.show)
+        for is_photo, group in groupby(zip(sources, targets, strict=True), key=lambda pair: pair[0].is_image):
+            if is_photo:
+                faults += finder.find_in_photos(list(group))
+            else:
+                faults += [fault for source, target in group for fault in finder.find_in_video(source, target)]
+        if not finder.listing.lines and not finder.ended:
+            raise ValueError(f"no image readable of {len(sources)}: {faults[0]}")
+    if len(finder.listing.sheet) > 1:
+        write_image(output / "detections.png", contact_sheet(finder.listing.sheet, columns=SHEET_COLUMNS))
+    code = finish(faults, output)
+    return INTERRUPTED if stop.requested and not sources[-1].is_camera else code
 
 
-def find_images(source: str, *, but: Path) -> Iterator[tuple[Path, Path]]:
-    """The images of a source, each with the name that it has within it; ValueError where there is none.
+class Finder:
+    """Goes through sources, shows progress and maybe a window, and tells how fast it was.
 
-    What lies in the folder `but` is left out: the drawings of an earlier run.
+    A first Ctrl-C, or q in the window, ends it where everything written is whole.
     """
-    path = Path(source)
-    if path.is_dir():
-        images = (child for child in path.rglob("*") if child.suffix.lower() in IMAGE_SUFFIXES and child.is_file())
-        found = sorted(child for child in images if path == but or but.resolve() not in child.resolve().parents)
-        if not found:
-            raise ValueError(f"{source}: no images in this folder; expected files such as .jpg or .png")
-        yield from ((child, child.relative_to(path)) for child in found)
-    elif not path.exists() and glob.has_magic(source):
-        matches = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
-        if not matches:
-            raise FileNotFoundError(f"{source}: no file matches")
-        yield from ((match, Path(match.name)) for match in matches)
-    else:
-        yield path, Path(path.name)
 
+    def __init__(self, detector: FaceDetector, output: Path, listing: Listing, stop: StopRequest, *, window: bool):
+        self.detector = detector
+        self.output = output
+        self.listing = listing
+        self.stop = stop
+        self.window = window
+        self.closed = False    # the window, by its user
 
-def drawn_paths(images: Sequence[tuple[Path, Path]], output: Path) -> list[Path]:
-    """Where each image is drawn to: under its own name, with a number where another has that; ValueError to save a source from it."""
-    sources = {path.resolve() for path, _ in images}
-    taken = {output / "detections.png"}
-    targets = []
-    for _, name in images:
-        if name.suffix.lower() not in IMAGE_SUFFIXES:
-            name = name.with_suffix(".png")
-        target, number = output / name, 1
-        while target in taken:
-            number += 1
-            target = (output / name).with_stem(f"{name.stem}_{number}")
-        if target.resolve() in sources:
-            raise ValueError(f"--output {output}: would draw over {target}, which is a source; name another folder")
-        taken.add(target)
-        targets.append(target)
-    return targets
+    @property
+    def ended(self) -> bool:
+        return self.stop.requested or self.closed
+
+    def find_in_photos(self, pairs: Sequence[tuple[Source, Path]]) -> list[str]:
+        """Draw photos; gives what is wrong with some of them."""
+        predictions = [prediction_path(self.output / "predictions", target.relative_to(self.output)) for _, target in pairs]
+        jobs = [Job(Path(str(source)), target, path) for (source, target), path in zip(pairs, predictions, strict=True)]
+        pictures = draw_photos(self.detector, jobs, confidence=self.detector.config.draw_confidence, should_stop=lambda: self.ended)
+        return self._go_through(pictures, [str(source) for source, _ in pairs], what="photo", total=len(pairs), seconds=0)
+
+    def find_in_video(self, source: Source, target: Path) -> list[str]:
+        """Draw the frames of a video or a camera; gives what is wrong with it."""
+        try:
+            reader = VideoReader(source.path)
+            confidence = self.detector.config.draw_confidence
+            with write_video(target, rate=reader.rate) as writer:
+                frames = draw_video(self.detector, reader, writer, confidence=confidence, should_stop=lambda: self.ended)
+                self._go_through(frames, [str(source)], what="frame", total=reader.count, seconds=0.001)
+                if not reader.frames:
+                    raise ValueError(reader.fault)
+        except ValueError as error:
+            return [str(error)]
+        return [reader.fault] if reader.fault and not self.ended else []
+
+    def _go_through(self, pictures: Iterable[Picture], names: Sequence[str], *, what: str, total: int | None, seconds: float) -> list[str]:
+        """List and show what was found as it comes."""
+        is_photo = what == "photo"
+        faults = []
+        started, seen = time.monotonic(), 0
+        with progress(names[0] if len(names) == 1 else "finding faces", total=total, unit=what) as bar:
+            for picture in pictures:
+                bar.update()
+                if picture.image is None or picture.detections is None or picture.drawn is None:
+                    faults.append(str(picture.fault))
+                    continue
+                seen += 1
+                name = names[picture.number if is_photo else 0]
+                self.listing.add(name, picture.image, picture.detections, frame=None if is_photo else picture.number)
+                if self.window and not self.closed:
+                    self.closed = not show(picture.drawn, title="faces", seconds=seconds)
+        if seen:
+            rate = seen / max(time.monotonic() - started, 1e-9)
+            print(f"{count_of(seen, what)}{'' if is_photo else ' of ' + names[0]}, {rate:.1f} a second")
+        return faults
 
 
 def finish(faults: Sequence[str], output: Path) -> int:
     """Say where the results are and which inputs were bad."""
     print(f"written to {output}")
-    for fault in faults:
+    for fault in faults[:FAULTS_SHOWN]:
         print(f"test.py: left out: {fault}", file=sys.stderr)
+    if len(faults) > FAULTS_SHOWN:
+        print(f"test.py: left out: {len(faults) - FAULTS_SHOWN:,} more", file=sys.stderr)
     return DONE_WITH_FAULTS if faults else DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    config = read_settings(arguments.settings)
+    if arguments.predictions:
+        return score_predictions(arguments.predictions, arguments.ground_truth, arguments.output)
+    config = read_settings(arguments.settings, to_draw=bool(arguments.sources))
     return score(arguments, config) if arguments.labels else find(arguments, config.test)
 
 

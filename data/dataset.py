@@ -25,9 +25,11 @@ from utils.image_header import UPRIGHT, ImageHeader, parse_header
 from utils.images import decode_image, read_file, read_image
 from utils.memory import keep_freed_memory
 from utils.structures import Photo, Target
+from utils.threads import run_ahead
 
 JPEG_START = b"\xff\xd8"
 HEADER_BYTES = 2**16    # where nearly every JPEG has its size
+READERS = 4    # threads that read photos
 REDUCTIONS = (8, 4, 2)    # that a JPEG can be decoded at
 
 
@@ -49,6 +51,7 @@ class FaceTable:
     def __init__(self, records: Sequence[FaceRecord], images: str | None):
         counts = [len(record) for record in records]
         paths = [os.fsencode(image_path(record, images)) for record in records]
+        self._name_length = torch.tensor([len(os.fsencode(Path(record.path))) for record in records])    # (I,)
         self._first_face = torch.tensor([0, *counts]).cumsum(0)    # (I + 1,)
         self._first_byte = torch.tensor([0, *map(len, paths)]).cumsum(0)    # (I + 1,)
         self._paths = torch.frombuffer(bytearray(b"".join(paths)), dtype=torch.uint8)
@@ -69,6 +72,10 @@ class FaceTable:
         """The file of an image."""
         start, end = self._first_byte.numpy()[index : index + 2]
         return os.fsdecode(self._paths.numpy()[start:end].tobytes())
+
+    def name(self, index: int) -> str:
+        """The file as the label names it."""
+        return os.fsdecode(os.fsencode(self.path(index))[-int(self._name_length[index]) :])
 
     def faces(self, index: int) -> Faces:
         """The faces of an image as labelled, in pixels of it."""
@@ -157,14 +164,19 @@ class FaceDataset(Dataset[Sample]):
         return _to_target(self._faces(index))
 
     def photos(self, indices: Iterable[int] | None = None) -> Iterator[Photo]:
-        """Photos as they are with their faces as labelled, all or some of them; one whose file cannot be read comes without its pixels."""
-        for index in range(len(self)) if indices is None else indices:
-            image, fault = None, None
-            try:
-                image = self.image(index)
-            except (FileNotFoundError, ValueError) as error:
-                fault = str(error)
-            yield Photo(self.table.path(index), image, self.target(index), fault)
+        """Photos as they are with their faces as labelled, all or some of them; one whose file cannot be read comes without its pixels.
+
+        Some threads read ahead.
+        """
+        return run_ahead(self._photo, range(len(self)) if indices is None else indices, threads=READERS, ahead=2 * READERS)
+
+    def _photo(self, index: int) -> Photo:
+        image, fault = None, None
+        try:
+            image = self.image(index)
+        except (FileNotFoundError, ValueError) as error:
+            fault = str(error)
+        return Photo(self.table.path(index), self.table.name(index), image, self.target(index), fault)
 
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from utils.arrays import Image
-from utils.average_precision import average_precision, match_detections
+from utils.average_precision import Matches, average_precision, match_detections
 from utils.distributed import gather, sum_over_processes, unshare, world_size
 from utils.landmark_eval import landmark_metrics
 from utils.structures import Detections, Photo, Target
-from utils.wider_eval import OfficialFaces, wider_ap
+from utils.threads import batched
+from utils.wider_eval import Curve, OfficialFaces, wider_curves
 
+PHOTOS_AT_A_TIME, PIXELS_AT_A_TIME = 32, 2**25    # that an evaluation hands to the detector
 Detect = Callable[[Sequence[Image]], list[Detections]]
 
 
@@ -136,10 +138,14 @@ def _update(stepping: Stepping, finite: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics as they stand in metrics.json, what was found in each photo that could be read, and why others were left out."""
+    """metrics as they stand in metrics.json; of each photo that could be read what was found, what is there, and which found which;
+    the curves of the WIDER protocol, if asked for; and why other photos were left out."""
 
     metrics: dict[str, Any]
     detections: list[Detections]
+    targets: list[Target]
+    matches: list[Matches]
+    curves: dict[str, Curve]
     faults: list[str]
 
 
@@ -158,11 +164,13 @@ def evaluate(
     `faults`; ValueError if that leaves none. Of several processes each is given its share of the photos; all get the whole result.
     """
     found: list[tuple[Detections | None, Target, str | None]] = []
-    for photo in photos:
-        detections = None if photo.image is None else detect([photo.image])[0]
-        found.append((detections, photo.target, photo.fault))
-        if see is not None and detections is not None:
-            see(photo, detections)
+    for batch in batched(photos, size=PHOTOS_AT_A_TIME, weight=_pixels, heaviest=PIXELS_AT_A_TIME):
+        of_readable = iter(detect([photo.image for photo in batch if photo.image is not None]))
+        for photo in batch:
+            detections = None if photo.image is None else next(of_readable)
+            found.append((detections, photo.target, photo.fault))
+            if see is not None and detections is not None:
+                see(photo, detections)
     found = unshare(gather(found))
     faults = [str(fault) for detections, _, fault in found if detections is None]
     readable = [(detections, target) for detections, target, _ in found if detections is not None]
@@ -177,7 +185,13 @@ def evaluate(
     }
     if landmarks := landmark_metrics(of_images, targets, matches):
         metrics["landmarks"] = landmarks
+    curves = {}
     if official is not None:
         seen = [faces for faces, (detections, _, _) in zip(official, found, strict=False) if detections is not None]
-        metrics["wider"] = wider_ap(of_images, seen)
-    return Evaluation(metrics, of_images, faults)
+        curves = wider_curves(of_images, seen)
+        metrics["wider"] = {setting: curve.ap for setting, curve in curves.items()}
+    return Evaluation(metrics, of_images, targets, matches, curves, faults)
+
+
+def _pixels(photo: Photo) -> int:
+    return 0 if photo.image is None else photo.image.shape[0] * photo.image.shape[1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, overload
 
 import cv2
 import numpy as np
@@ -12,79 +14,136 @@ import torchvision.ops
 from torch import Tensor
 
 from config import TestConfig
+from detector.merging import ALL_SIZES, gates, in_gate, join, vote
+from detector.network import Candidates, Network, TorchNetwork
+from detector.onnx_network import OnnxNetwork
 from detector.retinaface import RetinaFace
 from detector.weights import load_model
 from utils.arrays import Image
-from utils.box_utils import decode, decode_landmarks
-from utils.devices import pick_device, pick_dtype
+from utils.box_utils import MIRRORED_POINTS
+from utils.devices import pick_device
 from utils.images import resize_factor
 from utils.nms import nms
-from utils.structures import Detections, Predictions
+from utils.structures import Detections
+from utils.threads import side_by_side
 
-MOST_PIXELS = 2**28    # of a resized image; a network on more than that asks for hundreds of gigabytes
+BATCH_PIXELS = 2**23    # of a batch, at most, as the network sees it
+LARGE = 2**22    # pixels; such images are not looked at side by side, which would take too much memory
+
+
+class View(NamedTuple):
+    """How the network is shown an image: resized to width x height, maybe mirrored, and padded to `canvas` (width, height) pixels.
+
+    It may find faces whose size sqrt(w h), in pixels of the image, lies within `gate`.
+    """
+
+    width: int
+    height: int
+    canvas: tuple[int, int]
+    flip: bool
+    gate: tuple[float, float]
 
 
 class FaceDetector:
-    """Find the faces in images: resize, forward, threshold, decode, NMS.
+    """Find the faces in images: resize, forward, threshold, decode, NMS; of several views of an image, merge them.
 
     >>> detector = FaceDetector.from_checkpoint("weights/demo/best.pth")        # doctest: +SKIP
     >>> detector(cv2.imread("photo.jpg")).boxes                                 # doctest: +SKIP
     """
 
-    def __init__(self, model: RetinaFace, config: TestConfig = TestConfig()):
-        """`model` is used where it stands, and put into evaluation mode at each call."""
-        self.model = model
+    def __init__(self, network: RetinaFace | Network, config: TestConfig = TestConfig()):
+        """A model is copied as it stands now, and left as it is."""
+        self.network = TorchNetwork(network, config.precision) if isinstance(network, RetinaFace) else network
         self.config = config
-        self.dtype = pick_dtype(config.precision, model.device)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", *, config: TestConfig = TestConfig()) -> FaceDetector:
-        """The detector in a weights file: a checkpoint of train.py, or published RetinaFace weights; ValueError for other files."""
-        model = load_model(path).to(pick_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(model, config)
+        """The detector in a weights file: a checkpoint of train.py, published RetinaFace weights, or what detector.export made of one.
 
-    def __call__(self, image: Image) -> Detections:
-        """The faces in one image (H,W,3) uint8 BGR."""
-        return self.detect([image])[0]
+        FileNotFoundError or ValueError that names the file.
+        """
+        if Path(path).suffix.lower() == ".onnx":
+            return cls(OnnxNetwork(path, device), config)
+        return cls(load_model(path).to(pick_device(device)), config)
+
+    @overload
+    def __call__(self, images: Image) -> Detections: ...
+    @overload
+    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
+    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """The faces in one image (H,W,3) uint8 BGR, or in each image of a list."""
+        return self.detect([images])[0] if isinstance(images, np.ndarray) else self.detect(images)
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
         """The faces in each of some images (H,W,3) uint8 BGR of any sizes, in pixels of that image.
 
+        Images that the network is shown in equal sizes share a batch; on a CPU a light network looks at them side by side instead.
         Boxes may reach beyond the image's border, where a face does. ValueError for an array that is no such image.
         """
-        return [self._detect_one(image) for image in images]
+        for image in images:
+            _check(image)
+        views = [self._views(image.shape[1], image.shape[0]) for image in images]
+        one_by_one, beside = self._batches(views)
 
-    @torch.no_grad()
-    def _detect_one(self, image: Image) -> Detections:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"expected an image (H,W,3) of uint8 with an area, found {image.shape} of {image.dtype}")
-        height, width = image.shape[:2]
-        resized = resize(image, self.config.size)
-        scale = np.array([width / resized.shape[1], height / resized.shape[0]], dtype=np.float32)    # back to the image given
-        batch = torch.from_numpy(np.ascontiguousarray(resized)).to(self.model.device)[None].permute(0, 3, 1, 2)
-        self.model.eval()
-        with torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            predictions = self.model(batch)
-        priors = self.model.priors(*resized.shape[:2])
-        return self._select(predictions, priors, scale)
+        def work(batch: list[int]) -> list[Detections]:
+            return self._detect_batch([images[index] for index in batch], [views[index] for index in batch])
 
-    def _select(self, predictions: Predictions, priors: Tensor, scale: np.ndarray) -> Detections:
-        """The faces that the predictions for one image (B = 1) stand for, times `scale` (x, y)."""
-        boxes, logits = predictions.boxes[0].float(), predictions.logits[0].float()
-        scores = torch.sigmoid(logits[:, 1] - logits[:, 0])    # (P,)
-        # Most priors see no face: what is dropped here need not be decoded.
-        candidates = torch.nonzero(scores >= self.config.confidence)[:, 0]
-        order = scores[candidates].argsort(descending=True, stable=True)[: self.config.top_k]
-        candidates = candidates[order]
-        scores, priors = scores[candidates], priors[candidates]
-        to_image = torch.from_numpy(scale).to(boxes.device)
-        boxes = decode(boxes[candidates], priors) * to_image.repeat(2)
-        kept = self._nms(boxes, scores)[: self.config.max_faces]
-        landmarks = None
-        if predictions.landmarks is not None:
-            points = predictions.landmarks[0][candidates[kept]].float()
-            landmarks = (decode_landmarks(points, priors[kept]) * to_image).cpu().numpy()
-        return Detections(boxes[kept].cpu().numpy(), scores[kept].cpu().numpy(), landmarks)
+        results = [*map(work, one_by_one), *side_by_side(work, beside)]
+        order = [index for batch in [*one_by_one, *beside] for index in batch]
+        found = [detections for batch in results for detections in batch]
+        return [found[place] for place in np.argsort(order)]
+
+    def _batches(self, views: Sequence[Sequence[View]]) -> tuple[list[list[int]], list[list[int]]]:
+        """Indices of images that go through the network together, and of those that do so on one core each."""
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for index, of_image in enumerate(views):
+            alike.setdefault(tuple(view.canvas for view in of_image), []).append(index)
+        one_by_one: list[list[int]] = []
+        beside: list[list[int]] = []
+        for canvases, indices in alike.items():
+            pixels = max(width * height for width, height in canvases)
+            size = min(self.network.batch, max(1, BATCH_PIXELS // pixels))
+            batches = beside if self.network.light and pixels <= LARGE else one_by_one
+            batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+        return one_by_one, beside
+
+    def _views(self, width: int, height: int) -> list[View]:
+        """How an image of that size is shown."""
+        config = self.config
+        limit = config.max_side / max(width, height)
+        asked = resize_factor(config.size, width, height)
+        if asked * max(config.scales) > limit:
+            warnings.warn(
+                f"an image of {width} x {height} pixels is looked at with a long side of {config.max_side}, the most by test.max_side",
+                stacklevel=2,
+            )
+        factors = sorted({min(asked * scale, limit) for scale in config.scales})
+        views = []
+        for factor, gate in zip(factors, gates(factors) if config.gate else [ALL_SIZES] * len(factors), strict=True):
+            new = max(1, round(width * factor)), max(1, round(height * factor))
+            canvas = (max(new), max(new)) if config.size.startswith("long:") else new
+            views += [View(*new, canvas, flip, gate) for flip in ((False, True) if config.flip else (False,))]
+        return views
+
+    @torch.inference_mode()
+    def _detect_batch(self, images: Sequence[Image], views: Sequence[Sequence[View]]) -> list[Detections]:
+        """The faces in images whose views have equal canvases."""
+        found: list[list[Candidates]] = [[] for _ in images]
+        for shown in zip(*views, strict=True):    # the first view of each image, then the second
+            pixels = np.stack([show(image, view, fill=self.network.fill) for image, view in zip(images, shown, strict=True)])
+            batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            candidates = self.network(batch, confidence=self.config.confidence, top_k=self.config.top_k)
+            for of_image, each, image, view in zip(found, candidates, images, shown, strict=True):
+                of_image.append(to_image(each, view, width=image.shape[1], height=image.shape[0]))
+        return [self._select(of_image, of_views) for of_image, of_views in zip(found, views, strict=True)]
+
+    def _select(self, found: Sequence[Candidates], views: Sequence[View]) -> Detections:
+        """The faces among the candidates of each view."""
+        candidates = join([in_gate(each, view.gate) for each, view in zip(found, views, strict=True)])
+        candidates = candidates.take(slice(self.config.top_k))
+        faces = candidates.take(self._nms(candidates.boxes, candidates.scores)[: self.config.max_faces])
+        boxes, scores, landmarks = vote(faces, join(found)) if self.config.vote else faces
+        return Detections(boxes.cpu().numpy(), scores.cpu().numpy(), None if landmarks is None else landmarks.cpu().numpy())
 
     def _nms(self, boxes: Tensor, scores: Tensor) -> Tensor:
         if boxes.is_cuda:
@@ -93,17 +152,36 @@ class FaceDetector:
         return torch.tensor(nms(dets, self.config.nms), dtype=torch.int64)
 
 
-def resize(image: Image, size: str) -> Image:
-    """An image as `test.size` asks: original, x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most).
+def _check(image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"expected an image (H,W,3) of uint8 with an area, found {image.shape} of {image.dtype}")
 
-    The aspect ratio is kept to the pixel; enlarging and shrinking are bilinear, as in the published protocols. ValueError for an
-    image that would have more than 2^28 pixels.
-    """
-    height, width = image.shape[:2]
-    factor = resize_factor(size, width, height)
-    if factor == 1:
-        return image
-    new = max(1, round(width * factor)), max(1, round(height * factor))
-    if new[0] * new[1] > MOST_PIXELS:
-        raise ValueError(f"test.size={size}: {width} x {height} pixels would become {new[0]} x {new[1]}, expected at most {MOST_PIXELS:,}")
-    return np.asarray(cv2.resize(image, new, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+def show(image: Image, view: View, *, fill: tuple[int, int, int]) -> Image:
+    """An image (H,W,3) as a view has it; enlarging and shrinking are bilinear, as in the published protocols."""
+    shown = image
+    if shown.shape[:2] != (view.height, view.width):
+        shown = cv2.resize(shown, (view.width, view.height), interpolation=cv2.INTER_LINEAR)    # type: ignore[assignment]
+    if view.flip:
+        shown = shown[:, ::-1]
+    beside, below = view.canvas[0] - view.width, view.canvas[1] - view.height
+    if beside or below:
+        shown = cv2.copyMakeBorder(shown, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=fill)    # type: ignore[assignment]
+    return shown
+
+
+def to_image(candidates: Candidates, view: View, *, width: int, height: int) -> Candidates:
+    """What was found in a view, in pixels of the image of width x height, without what lies in the padding."""
+    boxes, scores, landmarks = candidates
+    if view.flip:
+        boxes = torch.stack([view.width - boxes[:, 2], boxes[:, 1], view.width - boxes[:, 0], boxes[:, 3]], dim=1)
+        if landmarks is not None:
+            landmarks = landmarks[:, MIRRORED_POINTS]
+            landmarks = torch.stack([view.width - landmarks[..., 0], landmarks[..., 1]], dim=-1)
+    scale = torch.tensor([width / view.width, height / view.height], device=boxes.device)
+    boxes = boxes * scale.repeat(2)
+    landmarks = None if landmarks is None else landmarks * scale
+    if view.canvas != (view.width, view.height):
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return Candidates(boxes, scores, landmarks).take((centres <= scale.new_tensor([width, height])).all(dim=1))
+    return Candidates(boxes, scores, landmarks)

@@ -67,8 +67,15 @@ class RetinaFace(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """Raw predictions for every prior of images (B,3,H,W) BGR, 0 to 255, uint8 or float."""
+        return self.predict(self.features(images))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What is seen in images (B,3,H,W) BGR at each level (B,C,Hi,Wi), finest first."""
         levels = self.body(self.normalise(images))
-        features = [ssh(level) for ssh, level in zip(self.ssh, self.fpn(list(levels.values())), strict=True)]
+        return [ssh(level) for ssh, level in zip(self.ssh, self.fpn(list(levels.values())), strict=True)]
+
+    def predict(self, features: list[Tensor]) -> Predictions:
+        """What the heads say of the features of all levels."""
         landmarks = None
         if self.landmark_head is not None:
             landmarks = self._over_levels(self.landmark_head, features).unflatten(-1, (5, 2))

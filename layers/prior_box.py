@@ -31,6 +31,11 @@ class PriorBox:
     def __call__(self, height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
         return _priors(height, width, self.min_sizes, self.steps, torch.device(device))
 
+    def lay_out(self, height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
+        """The same, made anew; this can be traced."""
+        levels = zip(self.min_sizes, self.steps, strict=True)
+        return torch.cat([_level(height, width, sizes, step, torch.device(device)) for sizes, step in levels])
+
 
 @lru_cache(maxsize=CACHED_SIZES)
 def _priors(
@@ -38,12 +43,13 @@ def _priors(
 ) -> Tensor:
     # An inference tensor in the cache would break a training step that comes across it later.
     with torch.inference_mode(False):
-        return torch.cat([_level(height, width, sizes, step, device) for sizes, step in zip(min_sizes, steps, strict=True)])
+        return PriorBox(min_sizes, steps).lay_out(height, width, device=device)
 
 
 def _level(height: int, width: int, sizes: tuple[float, ...], step: int, device: torch.device) -> Tensor:
-    rows = (torch.arange(-(-height // step), device=device) + 0.5) * step
-    columns = (torch.arange(-(-width // step), device=device) + 0.5) * step
+    # Rounded up by adding, not by negating twice: ONNX divides towards zero.
+    rows = (torch.arange((height + step - 1) // step, device=device) + 0.5) * step
+    columns = (torch.arange((width + step - 1) // step, device=device) + 0.5) * step
     side = torch.tensor(sizes, device=device, dtype=torch.float32)
     cy, cx, size = torch.meshgrid(rows, columns, side, indexing="ij")    # (rows, columns, sizes) each
     return torch.stack([cx, cy, size, size], dim=-1).reshape(-1, 4)

@@ -45,7 +45,9 @@ def test_images_and_folders_are_drawn_and_listed(drawn_set: Path, tmp_path: Path
     one = drawn_set.parent / "images" / "drawn_0001.jpg"
     result = run("test", one, tmp_path / "photos", "--weights", untrained, "--output", output, "test.draw_confidence=0.4")
     assert result.code == 0, result.err
-    assert files(output) == {"detections.jsonl", "detections.png", "drawn_0001.jpg", "sub/a b.png", "é.jpg"}
+    drawn = {"drawn_0001.jpg", "sub/a b.png", "é.jpg"}
+    saved = {f"predictions/{Path(name).with_suffix('.txt')}" for name in drawn}
+    assert files(output) == {"detections.jsonl", "detections.png"} | drawn | saved
     rows = lines(output)
     assert [row["source"] for row in rows] == [str(one), str(tmp_path / "photos/sub/a b.png"), str(tmp_path / "photos/é.jpg")]
     assert (rows[1]["width"], rows[1]["height"], rows[1]["frame"]) == (70, 50, None)
@@ -76,7 +78,7 @@ def test_drawings_of_an_earlier_run_are_no_sources(tmp_path: Path, untrained: Pa
     write_image(tmp_path / "photo.png", np.zeros((20, 20, 3), np.uint8))
     for _ in range(2):
         assert run("test", tmp_path, "--weights", untrained, "--output", tmp_path / "out").code == 0
-    assert files(tmp_path) == {"photo.png", "out/photo.png", "out/detections.jsonl"}
+    assert files(tmp_path) == {"photo.png", "out/photo.png", "out/detections.jsonl", "out/predictions/photo.txt"}
 
 
 def test_glob_names_its_files(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
@@ -95,7 +97,7 @@ def test_bad_images_are_listed_and_the_rest_is_done(tmp_path: Path, untrained: P
     assert result.code == 1
     left_out = [line for line in result.err.splitlines() if line.startswith("test.py: left out: ")]
     assert [Path(line.split(": ")[2]).name for line in left_out] == ["empty.png", "half.jpg", "text.jpg"]
-    assert files(tmp_path / "out") == {"detections.jsonl", "good.png"}
+    assert files(tmp_path / "out") == {"detections.jsonl", "good.png", "predictions/good.txt"}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,8 @@ def test_image_of_any_kind_works(pixels: np.ndarray, tmp_path: Path, untrained: 
 def test_labelled_set_is_scored_and_its_first_images_drawn(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
     result = run("test", "--labels", drawn_set, "test.size=long:96", "--weights", untrained, "--output", tmp_path, "test.nms=0.3")
     assert result.code == 0, result.err
-    assert files(tmp_path) == {"detections.jsonl", "detections.png", "metrics.json"}
+    saved = {f"predictions/drawn_{number:04}.txt" for number in range(12)}
+    assert files(tmp_path) - {"landmark_errors.png"} == {"detections.jsonl", "detections.png", "metrics.json"} | saved
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 12 and metrics["faces"] > 12 and 0 <= metrics["ap50"] < 0.5
     assert metrics["settings"]["size"] == "long:96" and metrics["settings"]["nms"] == 0.3
@@ -162,18 +165,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
     cases: list[tuple[list[Any], str]] = [
         ([image, "--weights", "no.pth"], "no.pth: no such checkpoint"),
         ([image, "--weights", tmp_path / "bad.pth"], "bad.pth: not a readable checkpoint"),
-        ([image], "--weights: expected a checkpoint of train.py or published RetinaFace weights, found none"),
-        ([*with_weights], "expected either images to look at (SOURCE ...) or sets to score on (--labels FILE ...)"),
+        ([image], "--weights: expected a checkpoint of train.py, published RetinaFace weights or an .onnx file, found none"),
+        ([*with_weights], "expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR"),
         ([image, "--labels", drawn_set, *with_weights], "expected either images to look at"),
         ([image, "--images", tmp_path, *with_weights], "--images: names the folder of labelled images, so it goes with --labels"),
-        ([image, *with_weights, "test.size=x3000"], "test.size=x3000: 128 x 128 pixels would become 384000 x 384000, expected at most"),
         (["no.jpg", *with_weights], "no image readable of 1: no.jpg: no such image"),
         ([tmp_path / "text.jpg", *with_weights], "text.jpg: not a readable image"),
-        ([tmp_path / "empty", *with_weights], "empty: no images in this folder"),
+        ([tmp_path / "empty", *with_weights], "empty: no images or videos in this folder"),
         (["nothing*.jpg", *with_weights], "nothing*.jpg: no file matches"),
         (["--labels", "no.txt", *with_weights], "no.txt: no such label file"),
         (["--labels", tmp_path / "malformed.txt", *with_weights], "malformed.txt:2: expected 4, 5, 19 or 20 numbers, found 3"),
         (["--labels", tmp_path / "noimages.txt", *with_weights], "no image readable of 1: "),
+        ([image, "--ground-truth", tmp_path, *with_weights], "--ground-truth: goes with --labels or --predictions"),
+        (["--labels", drawn_set, "--show", *with_weights], "--show: shows the images to look at (SOURCE ...), of which there are none"),
+        (["--predictions", tmp_path], "--predictions: expected --ground-truth DIR beside it"),
+        (["--predictions", tmp_path, "--ground-truth", tmp_path, *with_weights], "--predictions: are scored as they are, without --weights"),
+        (["--predictions", tmp_path, "--ground-truth", tmp_path], "wider_easy_val.mat: no such list"),
+        (["99", *with_weights], "no image readable of 1: camera 99: cannot be opened"),
+        ([image, "--weights", "no.onnx"], "no.onnx: no such ONNX file"),
         ([image, *with_weights, "test.sise=x2"], "test.sise: unknown setting; the nearest is test.size, which takes a text"),
         ([image, *with_weights, "test.nms=2"], "test.nms: expected a number of at least 0 and of at most 1, found 2"),
         ([image, *with_weights, "train.lr=2"], "train.lr=2: only test.* and data.images, data.format,"),

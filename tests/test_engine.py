@@ -123,9 +123,9 @@ def test_step_that_is_not_finite_changes_nothing(gradient_only: bool) -> None:
 
 
 def photos(*targets: Target | None) -> list[Photo]:
-    image = np.zeros((8, 8, 3), np.uint8)
+    image, bad = np.zeros((8, 8, 3), np.uint8), make_target([[0, 0, 5, 5]])
     return [
-        Photo(str(n), None, make_target([[0, 0, 5, 5]]), f"{n}: bad") if target is None else Photo(str(n), image, target, None)
+        Photo(str(n), str(n), None, bad, f"{n}: bad") if target is None else Photo(str(n), str(n), image, target, None)
         for n, target in enumerate(targets)
     ]
 

@@ -94,7 +94,7 @@ def test_full_disk_is_told_and_leaves_the_older_checkpoint(drawn_set: Path, tmp_
     output = tmp_path / "run"
     run("train", *arguments(drawn_set, output, "train.max_steps=2", "train.checkpoint_every=1"))
     before = {name: (output / name).read_bytes() for name in ("last.pth", "previous.pth")}
-    (output / "last.pth.partial").symlink_to("/dev/full")
+    (output / "last.partial.pth").symlink_to("/dev/full")
     result = run("train", *arguments(drawn_set, output, "--resume", "train.max_steps=3"))
     assert "last.pth: cannot be written: No space left on device" in result.complaint
     assert {name: (output / name).read_bytes() for name in before} == before
@@ -145,6 +145,6 @@ def test_some_batches_that_are_no_number_may_be_passed_over(
 def test_full_disk_is_told_with_the_file(drawn_set: Path, tmp_path: Path, run: RunScript, name: str) -> None:
     output = tmp_path / "run"
     output.mkdir()
-    (output / f"{name}.partial").symlink_to("/dev/full")
+    (output / f"{Path(name).stem}.partial{Path(name).suffix}").symlink_to("/dev/full")
     result = run("train", *arguments(drawn_set, output, "train.max_steps=1", "train.log_every=1"))
     assert result.complaint == f"train.py: {output / name}: cannot be written: No space left on device"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.ground_truth import faces_of_images, read_ground_truth
 from utils.structures import Detections
-from utils.wider_eval import SETTINGS, OfficialFaces, wider_ap
+from utils.wider_eval import SETTINGS, OfficialFaces, wider_curves
 
 
 def faces(boxes: list[list[float]], kept: list[bool]) -> OfficialFaces:
@@ -20,6 +20,10 @@ def faces(boxes: list[list[float]], kept: list[bool]) -> OfficialFaces:
 def found(rows: list[list[float]]) -> Detections:
     array = np.array(rows, float).reshape(-1, 5)
     return Detections(array[:, :4], array[:, 4], None)    # type: ignore[arg-type]
+
+
+def wider_ap(detections: list[Detections], of_images: list[OfficialFaces]) -> dict[str, float]:
+    return {setting: curve.ap for setting, curve in wider_curves(detections, of_images).items()}
 
 
 def plain_ap(detections: list[Detections], of_images: list[OfficialFaces]) -> float:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utils.arrays import BoolArray
+from utils.arrays import BoolArray, FloatArray
 from utils.box_utils import jaccard
 from utils.structures import Detections, Target
 
 MATCH_IOU = 0.5
+SIZES = (0, 8, 16, 32, 64, 128)    # where the groups of sizes begin: sqrt(w h) in pixels of the photo
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,49 @@ def average_precision(scores: Sequence[NDArray[np.float32]], matches: Sequence[M
     precision = right / np.arange(1, len(right) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(envelope[is_right].sum() / faces)    # each right detection raises the recall by 1 / faces
+
+
+def threshold_metrics(
+    detections: Sequence[Detections], matches: Sequence[Matches], *, confidence: float
+) -> dict[str, float]:
+    """What a user sees who is shown the detections that reach a confidence: precision, recall and F1 at IoU 0.5, and false positives
+    an image. What cannot be said, such as the precision of nothing, is absent."""
+    found = np.concatenate([match.found[each.scores >= confidence] for each, match in zip(detections, matches, strict=True)])
+    right, wrong = int((found >= 0).sum()), int((found == -1).sum())
+    faces = sum(int(match.wanted.sum()) for match in matches)
+    metrics = {"confidence": confidence, "false_positives_per_image": wrong / len(matches)}
+    if right + wrong:
+        metrics["precision"] = right / (right + wrong)
+    if faces:
+        metrics["recall"] = right / faces
+    if faces or right + wrong:
+        metrics["f1"] = 2 * right / (right + wrong + faces)
+    return metrics
+
+
+def size_metrics(detections: Sequence[Detections], targets: Sequence[Target], matches: Sequence[Matches]) -> dict[str, dict[str, float]]:
+    """faces and ap50 of each group of sizes, such as "16-32" and "128-", that has faces.
+
+    A detection belongs to the size of the face it found; one that found none to its own.
+    """
+    scores = [each.scores for each in detections]
+    of_faces = [_group(target.boxes.numpy()) for target in targets]
+    of_detections = [_group(each.boxes) for each in detections]
+    metrics = {}
+    for number, low in enumerate(SIZES):
+        in_group = []
+        for match, of_face, of_detection in zip(matches, of_faces, of_detections, strict=True):
+            belongs = of_detection == number
+            right = match.found >= 0
+            belongs[right] = of_face[match.found[right]] == number
+            in_group.append(Matches(np.where(belongs, match.found, -2), match.wanted & (of_face == number)))
+        if faces := sum(int(match.wanted.sum()) for match in in_group):
+            high = SIZES[number + 1] if number + 1 < len(SIZES) else ""
+            metrics[f"{low}-{high}"] = {"faces": faces, "ap50": average_precision(scores, in_group)}
+    return metrics
+
+
+def _group(boxes: FloatArray) -> NDArray[np.int64]:
+    """The group of sizes that each of boxes (N,4) xyxy belongs to."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return np.searchsorted(SIZES, np.sqrt(sides.prod(axis=1)), side="right") - 1

@@ -16,7 +16,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")    # some writers go by the suffix
     try:
         with _named(path):
             yield partial

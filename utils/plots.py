@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from utils.arrays import FloatArray
 from utils.files import whole_file
 
 BLUE, GREY = "#2a6f97", "#cfd8dc"
@@ -93,4 +94,19 @@ def plot_positions(counts: NDArray[np.int64], path: Path) -> None:
     axis.set_ylabel("y of the face's centre / image height")
     axis.set_title(f"Where {counts.sum():,} faces lie in their images")
     figure.colorbar(picture, label="faces in a cell")
+    save_figure(figure, path)
+
+
+def plot_curves(panels: Mapping[str, tuple[FloatArray, FloatArray]], path: Path, *, x: str, y: str, limit: float = 1.0) -> None:
+    """A curve (x, y) for each title, side by side; x from 0 to `limit`, y from 0 to 1."""
+    figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
+    for axis, (title, (places, heights)) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
+        axis.plot(places, heights, color=BLUE, linewidth=2)
+        axis.fill_between(places, heights, color=BLUE, alpha=0.12)
+        axis.set_title(title)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.set_xlim(0, limit)
+        axis.set_ylim(0, 1.02)
+        axis.grid(alpha=0.3)
     save_figure(figure, path)

@@ -13,7 +13,7 @@ from utils.distributed import is_main, world_size
 T = TypeVar("T")
 
 
-def progress(title: str, *, total: int, unit: str, initial: int = 0) -> Any:
+def progress(title: str, *, total: int | None, unit: str, initial: int = 0) -> Any:
     """A tqdm bar with rate and time left, on a terminal and of the main process."""
     return tqdm(total=total, initial=initial, desc=title, unit=unit, disable=None if is_main() else True, leave=False)
 

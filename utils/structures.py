@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from utils.alignment import align_face
 from utils.arrays import FloatArray, Image
 
 
@@ -38,9 +40,11 @@ class Target:
 
 
 class Photo(NamedTuple):
-    """A labelled photo as it is: image (H,W,3) uint8 BGR and its faces, or None and the reason why its file could not be read."""
+    """A labelled photo as it is: its file, its name in the label, image (H,W,3) uint8 BGR and faces; or no image, and the reason why its
+    file could not be read."""
 
     path: str
+    name: str
     image: Image | None
     target: Target
     fault: str | None
@@ -69,6 +73,11 @@ class Detections:
     scores: FloatArray
     landmarks: FloatArray | None
 
+    @classmethod
+    def none(cls) -> Detections:
+        """No faces at all."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), None)
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -80,3 +89,13 @@ class Detections:
     def scaled(self, factor: float) -> Detections:
         """The same faces in an image `factor` times as large."""
         return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor)
+
+    def crop_aligned(self, image: Image, size: int = 112) -> Image:
+        """The faces (N,size,size,3) cut out of their image (H,W,3), turned upright and scaled so that eyes, nose and mouth lie where
+        face recognition expects them; black where the image ends. ValueError without landmarks."""
+        if self.landmarks is None:
+            raise ValueError("expected landmarks to align faces by, found none: the model has no landmark head")
+        crops = np.zeros((len(self), size, size, 3), dtype=np.uint8)
+        for crop, points in zip(crops, self.landmarks, strict=True):
+            crop[:] = align_face(image, points, size=size)
+        return crops

@@ -25,8 +25,17 @@ class OfficialFaces(NamedTuple):
     kept: dict[str, BoolArray]
 
 
-def wider_ap(detections: Sequence[Detections], faces: Sequence[OfficialFaces]) -> dict[str, float]:
-    """The AP in [0, 1] of each setting, of what was found in each image, in pixels of it.
+class Curve(NamedTuple):
+    """Precision and recall (T,) at each threshold, from the highest on, and the area under the monotone envelope of the one over the
+    other; all in [0, 1]."""
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    ap: float
+
+
+def wider_curves(detections: Sequence[Detections], faces: Sequence[OfficialFaces]) -> dict[str, Curve]:
+    """The curve of each setting, of what was found in each image, in pixels of it.
 
     Scores are stretched to [0, 1] over all images. A detection finds the face that it overlaps most, if by IoU 0.5, with one pixel added
     to every side length. One on a face that is not to be found does not count at all, a second one on the same face counts as wrong.
@@ -51,7 +60,7 @@ def wider_ap(detections: Sequence[Detections], faces: Sequence[OfficialFaces]) -
             is_right[candidates[np.unique(face[candidates], return_index=True)[1]]] = True    # the best one on each face
             for row, which in zip(counts, (counted, is_right), strict=True):
                 row += np.bincount(first[which], minlength=len(row))
-    return {setting: _area(entering[setting][:, :-1].cumsum(axis=1), kept[setting]) for setting in SETTINGS}
+    return {setting: _curve(entering[setting][:, :-1].cumsum(axis=1), kept[setting]) for setting in SETTINGS}
 
 
 def _stretch(scores: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
@@ -64,22 +73,26 @@ def _stretch(scores: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
 
 def _best_faces(boxes: NDArray[np.float64], faces: NDArray[np.float64]) -> NDArray[np.int64]:
     """For each of boxes (N,4) xyxy the face (M,4) x y w h that it overlaps most, or -1 where that is under IoU 0.5."""
-    low, high = faces[:, :2], faces[:, :2] + faces[:, 2:]
-    overlap = np.minimum(boxes[:, None, 2:], high) - np.maximum(boxes[:, None, :2], low) + 1    # (N, M, 2)
-    intersection = overlap.clip(min=0).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)[:, None] + (high - low + 1).prod(axis=1)
-    union = areas - intersection
+    x1, y1, x2, y2 = boxes.T[:, :, None]    # (N, 1) each
+    left, top, width, height = np.ascontiguousarray(faces.T)    # (M,) each
+    # A few (N, M) arrays, written to in place: they are what all the time goes into.
+    intersection = np.minimum(x2, left + width)
+    intersection -= np.maximum(x1, left) - 1
+    np.maximum(intersection, 0, out=intersection)
+    across = np.minimum(y2, top + height)
+    across -= np.maximum(y1, top) - 1
+    intersection *= np.maximum(across, 0, out=across)
+    union = (x2 - x1 + 1) * (y2 - y1 + 1) + (width + 1) * (height + 1) - intersection
     iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     best = iou.argmax(axis=1)
     return np.where(iou[np.arange(len(boxes)), best] >= MATCH_IOU, best, -1)
 
 
-def _area(counts: NDArray[np.int64], faces: int) -> float:
-    """The area under the monotone envelope of precision over recall, of the detections and right ones (2,T) at each threshold."""
-    if not faces:
-        return 0.0
+def _curve(counts: NDArray[np.int64], faces: int) -> Curve:
+    """The curve of the numbers of detections and of right ones (2,T) at each threshold, and of the faces to be found."""
     proposals, right = counts
-    precision = np.concatenate([[0.0], right / np.maximum(proposals, 1), [0.0]])
-    recall = np.concatenate([[0.0], right / faces, [1.0]])
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall) * envelope[1:]).sum())
+    precision, recall = right / np.maximum(proposals, 1), right / max(faces, 1)
+    heights = np.concatenate([[0.0], precision, [0.0]])
+    envelope = np.maximum.accumulate(heights[::-1])[::-1]
+    steps = np.diff(np.concatenate([[0.0], recall, [1.0]]))
+    return Curve(precision, recall, float((steps * envelope[1:]).sum()) if faces else 0.0)

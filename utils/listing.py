@@ -1,0 +1,37 @@
+"""detections.jsonl, line by line, and the first images of it drawn side by side."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+
+from utils.arrays import Image
+from utils.structures import Detections
+from utils.visualize import draw_cell
+
+
+class Listing:
+    """Writes a line for each image or frame to a file, and keeps drawings of the first `sheet_images` of them."""
+
+    def __init__(self, file: TextIO, *, sheet_images: int):
+        self.file = file
+        self.sheet_images = sheet_images
+        self.sheet: list[Image] = []
+        self.lines = 0
+
+    def add(self, source: str, image: Image, detections: Detections, *, frame: int | None = None) -> None:
+        """Write a line for an image (H,W,3), or for the frame of that number, counted from 0."""
+        line = {"source": source, "frame": frame, "width": image.shape[1], "height": image.shape[0], "detections": to_json(detections)}
+        self.file.write(json.dumps(line) + "\n")
+        self.lines += 1
+        if len(self.sheet) < self.sheet_images:
+            self.sheet.append(draw_cell(image, detections))
+
+
+def to_json(detections: Detections) -> list[dict[str, Any]]:
+    """The faces of an image as detections.jsonl has them."""
+    landmarks = [None] * len(detections) if detections.landmarks is None else detections.landmarks.tolist()
+    return [
+        {"box": box, "score": score, "landmarks": points}
+        for box, score, points in zip(detections.boxes.tolist(), detections.scores.tolist(), landmarks, strict=True)
+    ]
