@@ -25,7 +25,6 @@ from utils.files import whole_file
 from utils.images import write_image
 from utils.landmark_eval import FAILURE, landmark_errors
 from utils.listing import Listing
-from utils.memory import keep_freed_memory
 from utils.plots import plot_curves
 from utils.predictions import prediction_path, read_predictions, write_predictions
 from utils.progress import progress
@@ -33,11 +32,11 @@ from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, St
 from utils.sources import Source, find_sources, result_paths
 from utils.structures import Detections, Photo
 from utils.video import VideoReader, write_video
-from utils.visualize import FIRST_IMAGES, contact_sheet
+from utils.visualize import FIRST_IMAGES, SHEET_CELL, contact_sheet
 from utils.wider_eval import SETTINGS, Curve, wider_curves
 from utils.window import check_display, show
 
-SHEET_IMAGES, SHEET_COLUMNS = 12, 4    # the contact sheet of several photos
+SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 12, 4, 480    # the contact sheet of several photos, and the pixels of each
 RESULTS = ("detections", "predictions", "metrics")    # names that no drawing may take
 FAULTS_SHOWN = 20    # of the files that were left out; the rest are counted
 
@@ -110,7 +109,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     detector = FaceDetector.from_checkpoint(arguments.weights, test.device, config=test)
     bar = progress("scoring", total=len(dataset), unit="image")
     with bar, whole_file(output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-        listing = Listing(file, sheet_images=FIRST_IMAGES)
+        listing = Listing(file, sheet_images=FIRST_IMAGES, side=SHEET_CELL)
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
@@ -234,11 +233,10 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     targets = result_paths(sources, output, taken=RESULTS)
     if arguments.show:
         check_display()
-    keep_freed_memory()
     detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
     faults: list[str] = []
     with whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file, StopRequest() as stop:
-        finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES), stop, window=arguments.show)
+        finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE), stop, window=arguments.show)
         for is_photo, group in groupby(zip(sources, targets, strict=True), key=lambda pair: pair[0].is_image):
             if is_photo:
                 faults += finder.find_in_photos(list(group))
@@ -247,7 +245,7 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
         if not finder.listing.lines and not finder.ended:
             raise ValueError(f"no image readable of {len(sources)}: {faults[0]}")
     if len(finder.listing.sheet) > 1:
-        write_image(output / "detections.png", contact_sheet(finder.listing.sheet, columns=SHEET_COLUMNS))
+        write_image(output / "detections.png", contact_sheet(finder.listing.sheet, columns=SHEET_COLUMNS, side=SHEET_SIDE))
     code = finish(faults, output)
     return INTERRUPTED if stop.requested and not sources[-1].is_camera else code
 

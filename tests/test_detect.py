@@ -179,7 +179,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         ([image, "--ground-truth", tmp_path, *with_weights], "--ground-truth: goes with --labels or --predictions"),
         (["--labels", drawn_set, "--show", *with_weights], "--show: shows the images to look at (SOURCE ...), of which there are none"),
         (["--predictions", tmp_path], "--predictions: expected --ground-truth DIR beside it"),
-        (["--predictions", tmp_path, "--ground-truth", tmp_path, *with_weights], "--predictions: are scored as they are, without --weights"),
+        (["--predictions", tmp_path, "--ground-truth", tmp_path, *with_weights], "--predictions: are scored as they are, without"),
         (["--predictions", tmp_path, "--ground-truth", tmp_path], "wider_easy_val.mat: no such list"),
         (["99", *with_weights], "no image readable of 1: camera 99: cannot be opened"),
         ([image, "--weights", "no.onnx"], "no.onnx: no such ONNX file"),

@@ -11,11 +11,12 @@ from utils.visualize import draw_cell
 
 
 class Listing:
-    """Writes a line for each image or frame to a file, and keeps drawings of the first `sheet_images` of them."""
+    """Writes a line for each image or frame to a file, and keeps drawings, `side` pixels large, of the first `sheet_images` images."""
 
-    def __init__(self, file: TextIO, *, sheet_images: int):
+    def __init__(self, file: TextIO, *, sheet_images: int, side: int):
         self.file = file
         self.sheet_images = sheet_images
+        self.side = side
         self.sheet: list[Image] = []
         self.lines = 0
 
@@ -24,8 +25,8 @@ class Listing:
         line = {"source": source, "frame": frame, "width": image.shape[1], "height": image.shape[0], "detections": to_json(detections)}
         self.file.write(json.dumps(line) + "\n")
         self.lines += 1
-        if len(self.sheet) < self.sheet_images:
-            self.sheet.append(draw_cell(image, detections))
+        if frame is None and len(self.sheet) < self.sheet_images:
+            self.sheet.append(draw_cell(image, detections, side=self.side))
 
 
 def to_json(detections: Detections) -> list[dict[str, Any]]:

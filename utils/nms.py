@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CROWDED = 8    # a box that drops so many others is dealt with alone
+CROWDED = 16    # a box that drops so many others is dealt with alone
 PAIRS_AT_A_TIME = 2**16    # as many boxes are dealt with together as make so many pairs: some MB, which stay in a core's cache
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -52,7 +53,12 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     if threads == 1 or len(items) < 2:
         return [work(item) for item in items]
     try:
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        return list(_one_core_each(threads).map(work, items))
     finally:
         torch.set_num_threads(threads)    # a thread that sets it for itself sets it for those to come too
+
+
+@cache
+def _one_core_each(threads: int) -> ThreadPoolExecutor:
+    """So many threads that are kept, since each new one would take memory of its own."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.arrays import BoolArray, FloatArray, Image
 
@@ -15,19 +16,21 @@ if TYPE_CHECKING:    # it brings PyTorch along, which takes longer to import tha
 
 GREEN, RED, WHITE, BLACK, GREY = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (160, 160, 160)
 FIRST_IMAGES = 4    # of a set, shown on a contact sheet
-SHEET_CELL = 640    # pixels; side of an image on a contact sheet
+SHEET_CELL = 640    # pixels; side of an image on a contact sheet of a few
 SUBPIXEL = 4    # fractional bits of OpenCV's coordinates
+SMALLEST_WITH_POINTS = 16    # pixels; on a narrower face the five points would hide it
+LARGE_BESIDE_NUMBER = 2.5    # times as wide and high as its number, a face may have that within
 
 
 def draw_detections(image: Image, detections: Detections) -> Image:
-    """A copy of an image with each face's box, its confidence and its five points, best last so that it lies on top."""
+    """A copy of an image with each face's box, its five points unless it is tiny, and its confidence where there is room for it."""
     drawn = image.copy()
-    for index in range(len(detections) - 1, -1, -1):
+    for index in range(len(detections) - 1, -1, -1):    # the best last, so that it lies on top
         box = detections.boxes[index]
         _draw_box(drawn, box)
-        if detections.landmarks is not None:
+        if detections.landmarks is not None and box[2] - box[0] >= SMALLEST_WITH_POINTS:
             _draw_points(drawn, detections.landmarks[index], face_width=float(box[2] - box[0]))
-        _draw_text(drawn, f"{detections.scores[index]:.2f}", box)
+    _draw_confidences(drawn, detections)
     return drawn
 
 
@@ -54,35 +57,63 @@ def _draw_points(image: Image, points: FloatArray, *, face_width: float) -> None
         cv2.circle(image, (int(x), int(y)), round(radius * 2**SUBPIXEL), RED, cv2.FILLED, cv2.LINE_AA, SUBPIXEL)
 
 
-def _draw_text(image: Image, text: str, box: FloatArray) -> None:
-    """White text on black above a box (4,) xyxy, or inside it at the image's upper border."""
-    scale = max(0.35, min(image.shape[:2]) / 1600)
+def _draw_confidences(image: Image, detections: Detections) -> None:
+    """White numbers on black, the best first, each where it hides no face but its own, and no other number; else it is left out."""
+    height, width = image.shape[:2]
+    scale = max(0.35, min(height, width) / 1600)
     thickness = max(1, round(scale * 1.5))
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-    x = int(np.clip(box[0], 0, max(0, image.shape[1] - width)))
-    bottom = int(np.clip(box[1], -1e5, 1e5)) - 2
-    if bottom - height - 2 < 0:
-        bottom = int(max(0, box[1])) + height + 4
-    cv2.rectangle(image, (x, bottom - height - 2), (x + width, bottom + 2), BLACK, cv2.FILLED)
-    cv2.putText(image, text, (x, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+    (text_width, text_height), _ = cv2.getTextSize("0.00", cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    size = np.array([text_width + 2, text_height + 4])
+    faces = np.clip(detections.boxes, -1e5, 1e5)
+    taken = faces.copy()    # by faces, and then by numbers
+    for index, score in enumerate(detections.scores):
+        corner = _place(faces[index], size, width=width, height=height, taken=taken, own=index)
+        if corner is None:
+            continue
+        taken = np.vstack([taken, [*corner, *(corner + size)]])
+        x, y = (int(value) for value in corner)
+        cv2.rectangle(image, (x, y), (x + size[0] - 1, y + size[1] - 1), BLACK, cv2.FILLED)
+        at = x + 1, y + text_height + 2
+        cv2.putText(image, f"{score:.2f}", at, cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
 
 
-def fit_cell(image: Image) -> tuple[Image, float]:
+def _place(
+    box: FloatArray, size: NDArray[np.int64], *, width: int, height: int, taken: FloatArray, own: int
+) -> NDArray[np.int64] | None:
+    """The upper left corner of a free place for a number beside a box (4,) or in its upper corner, or None."""
+    x1, y1, x2, y2 = box
+    gap = 2
+    left = np.clip(x1, 0, max(0, width - size[0]))    # a face that is cut by the border has its number within
+    top = np.clip(y1, 0, max(0, height - size[1]))
+    others = np.delete(taken, own, axis=0)
+    beside = [(left, y1 - size[1] - gap), (left, y2 + gap), (x2 + gap, top), (x1 - size[0] - gap, top)]
+    within = [(max(x1, 0) + gap, max(y1, 0) + gap)] if min((x2 - x1) / size[0], (y2 - y1) / size[1]) >= LARGE_BESIDE_NUMBER else []
+    for place in (*beside, *within):
+        corner = np.rint(place).astype(np.int64)
+        end = corner + size
+        if (corner < 0).any() or (end > (width, height)).any():
+            continue
+        if not ((others[:, :2] < end) & (others[:, 2:] > corner)).all(axis=1).any():
+            return corner
+    return None
+
+
+def fit_cell(image: Image, *, side: int = SHEET_CELL) -> tuple[Image, float]:
     """An image enlarged or shrunk to the size it has on a contact sheet, and the factor: lines drawn after that stay sharp."""
     height, width = image.shape[:2]
-    factor = SHEET_CELL / max(height, width)
+    factor = side / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.uint8), factor
 
 
-def contact_sheet(images: Sequence[Image], *, columns: int = 2) -> Image:
-    """Images of `fit_cell` side by side in rows of `columns`, each centred on a dark square of 640 pixels."""
+def contact_sheet(images: Sequence[Image], *, columns: int = 2, side: int = SHEET_CELL) -> Image:
+    """Images of `fit_cell` beside each other in rows of `columns`, each centred on a dark square of that side."""
     cells = []
     for image in images:
         height, width = image.shape[:2]
-        cell = np.full((SHEET_CELL, SHEET_CELL, 3), 64, dtype=np.uint8)
-        left, top = (SHEET_CELL - width) // 2, (SHEET_CELL - height) // 2
+        cell = np.full((side, side, 3), 64, dtype=np.uint8)
+        left, top = (side - width) // 2, (side - height) // 2
         cell[top : top + height, left : left + width] = image
         cells.append(cell)
     columns = min(columns, len(cells))
@@ -91,9 +122,9 @@ def contact_sheet(images: Sequence[Image], *, columns: int = 2) -> Image:
     return np.vstack(rows)
 
 
-def draw_cell(image: Image, detections: Detections) -> Image:
+def draw_cell(image: Image, detections: Detections, *, side: int = SHEET_CELL) -> Image:
     """`draw_detections` at the size that the image has on a contact sheet."""
-    cell, factor = fit_cell(image)
+    cell, factor = fit_cell(image, side=side)
     return draw_detections(cell, detections.scaled(factor))
 
 
