@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from config import Config, ModelConfig, to_dict
 from data.synthetic import draw_set
+from detector.retinaface import RetinaFace
 from utils.script import run_script
 from utils.structures import Target
 
@@ -60,6 +62,16 @@ def run(capfd: pytest.CaptureFixture[str]) -> RunScript:
 def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The label file of 12 drawn images of 128 pixels; do not write beside it."""
     return draw_set(tmp_path_factory.mktemp("drawn"), images=12, size=128, seed=3)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a model that has learnt nothing, but answers."""
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="mobilenet0.25", channels=64)
+    path = tmp_path_factory.mktemp("weights") / "untrained.pth"
+    torch.save({"config": to_dict(Config(model=config)), "model": RetinaFace(config).state_dict()}, path)
+    return path
 
 
 @pytest.fixture(scope="session")

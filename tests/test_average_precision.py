@@ -7,7 +7,7 @@ from conftest import make_target
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.average_precision import average_precision, match_detections
+from utils.average_precision import average_precision, match_detections, size_metrics, threshold_metrics
 from utils.landmark_eval import landmark_metrics
 from utils.structures import Detections, Target
 
@@ -113,3 +113,36 @@ def test_landmark_figures_are_absent_where_there_is_nothing_to_compare() -> None
     targets = [target, make_target([])]
     assert landmark_metrics([blind, blind], targets, [match_detections(blind, each) for each in targets]) == {"matched": 0.0}
     assert landmark_metrics([blind], [targets[1]], [match_detections(blind, targets[1])]) == {}
+
+
+def test_threshold_shows_what_a_user_sees() -> None:
+    images = [
+        (detect([FACE, OTHER, [80, 80, 90, 90], FACE], [0.9, 0.7, 0.6, 0.2]), make_target([FACE, OTHER, [200, 0, 210, 10]])),
+        (detect([FACE, OTHER], [0.8, 0.4]), make_target([OTHER], ignore=[True])),
+    ]
+    detections, matches = [found for found, _ in images], [match_detections(found, target) for found, target in images]
+    # Right: two of three faces; wrong: one in each image. What lies on the ignored face does not count.
+    assert threshold_metrics(detections, matches, confidence=0.5) == pytest.approx(
+        {"confidence": 0.5, "false_positives_per_image": 1.0, "precision": 0.5, "recall": 2 / 3, "f1": 4 / 7}
+    )
+    assert threshold_metrics(detections, matches, confidence=0.95) == {
+        "confidence": 0.95, "false_positives_per_image": 0.0, "recall": 0.0, "f1": 0.0
+    }  # fmt: skip
+    nothing = threshold_metrics([detect([], [])], [match_detections(detect([], []), make_target([]))], confidence=0.5)
+    assert nothing == {"confidence": 0.5, "false_positives_per_image": 0.0}
+
+
+def test_each_size_is_measured_for_itself() -> None:
+    small, large = [0, 0, 10, 10], [100, 100, 200, 200]
+    missed = [300, 0, 312, 12]
+    wrong_and_small, wrong_and_large = [50, 0, 60, 10], [300, 300, 400, 400]
+    found = detect([wrong_and_small, small, large, wrong_and_large], [0.9, 0.8, 0.7, 0.6])
+    target = make_target([small, large, missed])
+    metrics = size_metrics([found], [target], [match_detections(found, target)])
+    # Of two small faces one is found, behind a wrong small one; the large one is found before the wrong large one.
+    assert metrics == {"8-16": {"faces": 2, "ap50": pytest.approx(0.25)}, "64-128": {"faces": 1, "ap50": 1.0}}
+
+
+def test_size_of_a_detection_is_that_of_the_face_it_found() -> None:
+    found, target = detect([[0, 0, 15, 15]], [0.9]), make_target([[0, 0, 18, 18]])    # sides on both sides of 16
+    assert size_metrics([found], [target], [match_detections(found, target)]) == {"16-32": {"faces": 1, "ap50": 1.0}}

@@ -10,23 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import RunScript
 
-from config import Config, ModelConfig, to_dict
-from detector.retinaface import RetinaFace
 from utils.images import read_image, write_image
+from utils.predictions import read_predictions
 
-SMALL = ModelConfig(backbone="mobilenet0.25", channels=64)
-
-
-@pytest.fixture(scope="session")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a model that has learnt nothing, but answers."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "untrained.pth"
-    torch.save({"config": to_dict(Config(model=SMALL)), "model": RetinaFace(SMALL).state_dict()}, path)
-    return path
+scipy_io = pytest.importorskip("scipy.io")
 
 
 def lines(output: Path) -> list[dict[str, Any]]:
@@ -201,6 +190,92 @@ def test_sources_are_never_drawn_over(tmp_path: Path, untrained: Path, run: RunS
     result = run("test", tmp_path / "photo.png", "--weights", untrained, "--output", tmp_path)
     assert "photo.png, which is a source; name another folder" in result.complaint
     assert (tmp_path / "photo.png").read_bytes() == before
+
+
+def test_photo_is_turned_as_its_camera_was_held(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    encoded = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    header = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (tmp_path / "turned.jpg").write_bytes(encoded[:2] + header + encoded[2:])
+    assert run("test", tmp_path / "turned.jpg", "--weights", untrained, "--output", tmp_path / "out").code == 0
+    (row,) = lines(tmp_path / "out")
+    assert (row["width"], row["height"]) == (40, 60)
+
+
+def test_huge_photo_is_looked_at_smaller_and_says_so(tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    write_image(tmp_path / "huge.png", np.zeros((90, 400, 3), np.uint8))
+    result = run("test", tmp_path / "huge.png", "--weights", untrained, "--output", tmp_path / "out", "test.max_side=200")
+    assert result.code == 0
+    assert result.err == (
+        "test.py: warning: an image of 400 x 90 pixels is looked at with a long side of 200, the most by test.max_side\n"
+    )
+    assert lines(tmp_path / "out")[0]["width"] == 400
+
+
+def test_saved_predictions_are_the_detections_that_are_scored(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    result = run("test", "--labels", drawn_set, "--weights", untrained, "--output", tmp_path, "test.draw_confidence=0.02")
+    assert result.code == 0
+    for row in lines(tmp_path):
+        saved = read_predictions(tmp_path / "predictions" / f"{Path(row['source']).stem}.txt")
+        assert len(saved) == len(row["detections"])
+        assert np.allclose(saved.boxes, [face["box"] for face in row["detections"]], atol=2e-3)
+
+
+def write_ground_truth(folder: Path, faces: dict[str, list[list[float]]]) -> None:
+    """The three official lists, of images `event/name` and their boxes x y w h, all of which are to be found."""
+    events = sorted({name.split("/")[0] for name in faces})
+
+    def column(cells: list[Any]) -> np.ndarray:
+        array = np.empty((len(cells), 1), dtype=object)
+        for index, cell in enumerate(cells):
+            array[index, 0] = cell
+        return array
+
+    names = [sorted(name for name in faces if name.startswith(f"{event}/")) for event in events]
+    content = {
+        "event_list": column(events),
+        "file_list": column([column([name.split("/")[1] for name in of_event]) for of_event in names]),
+        "face_bbx_list": column([column([np.array(faces[name], float).reshape(-1, 4) for name in of_event]) for of_event in names]),
+        "gt_list": column([column([np.arange(1, len(faces[name]) + 1)[:, None] for name in of_event]) for of_event in names]),
+    }
+    folder.mkdir()
+    for setting in ("easy", "medium", "hard"):
+        scipy_io.savemat(folder / f"wider_{setting}_val.mat", content)
+
+
+def test_saved_predictions_are_scored_and_missing_ones_reported(tmp_path: Path, run: RunScript) -> None:
+    write_ground_truth(tmp_path / "truth", {"0--A/one": [[10, 10, 20, 20]], "0--A/two": [[0, 0, 30, 30]], "1--B/three": [[5, 5, 9, 9]]})
+    for name, rows in {"0--A/one": "10 10 20 20 0.9\n", "0--A/two": "0 0 30 30 0.8\n100 0 30 30 0.1\n"}.items():
+        path = tmp_path / "saved" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.stem}\n{rows.count(chr(10))}\n{rows}")
+    command = ["--predictions", tmp_path / "saved", "--ground-truth", tmp_path / "truth", "--output", tmp_path / "out"]
+    result = run("test", *command)
+    assert result.code == 1
+    assert files(tmp_path / "out") == {"metrics.json", "pr_curves.png"}
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["wider"] == pytest.approx(dict.fromkeys(["easy", "medium", "hard"], 2 / 3)) and metrics["missing"] == 1
+    left_out = [line for line in result.err.splitlines() if "left out" in line]
+    assert left_out == [
+        f"test.py: left out: {tmp_path / 'saved' / '1--B'}: no such event folder",
+        f"test.py: left out: {tmp_path / 'saved' / '1--B' / 'three.txt'}: no such file of predictions",
+    ]
+    shutil.rmtree(tmp_path / "saved" / "0--A")
+    assert "has none of the 3 images, expected such as 0--A/one.txt" in run("test", *command).complaint
+
+
+def test_labelled_set_is_scored_by_the_official_lists_too(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    write_ground_truth(tmp_path / "truth", {f"images/drawn_{number:04}": [[10, 10, 30, 30]] for number in range(12)})
+    command = ["--labels", drawn_set, "--weights", untrained, "--output", tmp_path / "a", "--ground-truth", tmp_path / "truth"]
+    assert run("test", *command).code == 0
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert set(metrics["wider"]) == {"easy", "medium", "hard"} and metrics["settings"]["ground_truth"] == str(tmp_path / "truth")
+    assert (tmp_path / "a" / "pr_curves.png").exists()
+    # The saved detections, in the folder of their event, give the same.
+    shutil.move(tmp_path / "a" / "predictions", tmp_path / "saved" / "images")
+    assert run("test", "--predictions", tmp_path / "saved", "--ground-truth", tmp_path / "truth", "--output", tmp_path / "b").code == 0
+    again = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    assert again["wider"] == pytest.approx(metrics["wider"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import torch
 import torchvision.ops
 from hypothesis import assume, given
@@ -52,6 +55,48 @@ def test_nms_equals_torchvision_on_random_boxes_with_tied_scores(seed: int, coun
 def test_nms_equals_the_plain_loop(seed: int, count: int, threshold: float) -> None:
     dets = np.rint(random_dets(seed, count) * [1, 1, 1, 1, 5])    # whole numbers: boxes without area and equal boxes occur
     assert nms(dets, threshold) == plain_nms(dets, threshold)
+
+
+def looped_nms(dets: np.ndarray, threshold: float) -> list[int]:
+    """The plain loop, box by box against all others."""
+    order = np.argsort(-dets[:, 4], kind="stable")
+    x1, y1, x2, y2 = dets[:, :4].T.astype(np.float64)
+    areas = (x2 - x1).clip(0) * (y2 - y1).clip(0)
+    kept = []
+    while order.size:
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        width = np.minimum(x2[best], x2[order]) - np.maximum(x1[best], x1[order])
+        height = np.minimum(y2[best], y2[order]) - np.maximum(y1[best], y1[order])
+        shared = width.clip(0) * height.clip(0)
+        order = order[shared <= threshold * (areas[best] + areas[order] - shared)]
+    return kept
+
+
+def spread(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0, 1000, (1500, 2))
+
+
+def crowd(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0, 1000, (60, 2))[rng.integers(0, 60, 1500)] + rng.normal(0, 3, (1500, 2))
+
+
+def column(rng: np.random.Generator) -> np.ndarray:
+    return np.column_stack([np.full(1500, 5.0), rng.uniform(0, 9000, 1500)])
+
+
+@pytest.mark.parametrize("layout", [spread, crowd, column])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.4, 0.9, 1.0])
+@pytest.mark.parametrize("pairs", [1, 1000, 2**16])
+def test_many_boxes_give_what_the_plain_loop_gives(
+    layout: Callable[[np.random.Generator], np.ndarray], threshold: float, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.nms.PAIRS_AT_A_TIME", pairs)
+    rng = np.random.default_rng(pairs)
+    low = layout(rng)
+    sides = rng.choice([0.0, 9.0, 10.0, 30.0, 300.0, -5.0], (1500, 2), p=[0.02, 0.3, 0.3, 0.3, 0.06, 0.02])
+    dets = np.column_stack([low, low + sides, rng.integers(0, 200, 1500) / 200])
+    assert nms(dets, threshold) == looped_nms(dets, threshold)
 
 
 def test_box_goes_only_above_the_threshold() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from utils.arrays import Image
 from utils.structures import Detections
-from utils.visualize import GREEN, RED, SHEET_CELL, contact_sheet, draw_cell, draw_detections, draw_faces, fit_cell
+from utils.visualize import BLACK, GREEN, RED, SHEET_CELL, contact_sheet, draw_cell, draw_detections, draw_faces, fit_cell
 
 
 def has_color(image: Image, color: tuple[int, int, int]) -> np.ndarray:
@@ -67,3 +67,38 @@ def test_contact_sheet_has_a_cell_for_each_image(count: int, columns: int, shape
     assert sheet.shape == (shape[0] * SHEET_CELL, shape[1] * SHEET_CELL, 3)
     centres = [sheet[(n // shape[1]) * SHEET_CELL + 320, (n % shape[1]) * SHEET_CELL + 320, 0] for n in range(shape[0] * shape[1])]
     assert centres == [250] * count + [64] * (len(centres) - count)
+
+
+def many_faces(boxes: list[list[float]]) -> Detections:
+    scores = np.linspace(0.9, 0.5, len(boxes)).astype(np.float32)
+    return Detections(np.array(boxes, np.float32), scores, None)
+
+
+def test_numbers_hide_no_face_and_no_other_number() -> None:
+    grid = [[x, y, x + 12, y + 12] for y in range(20, 280, 16) for x in range(10, 380, 14)]    # no room between them
+    image = np.full((300, 400, 3), 128, np.uint8)
+    drawn = draw_detections(image, many_faces(grid))
+    inside = [drawn[y + 3 : y + 9, x + 3 : x + 9] for x, y, *_ in grid]
+    assert all((part == 128).all() for part in inside)
+    black = (drawn == 0).all(axis=2)
+    assert black.any()    # at the margin some numbers have room
+
+
+def test_number_stands_above_below_beside_or_within() -> None:
+    def number_of(box: list[float], *, height: int, width: int) -> tuple[float, float]:
+        drawn = draw_detections(np.full((height, width, 3), 128, np.uint8), many_faces([box]))
+        rows, columns = has_color(drawn, BLACK)
+        return (float(rows.mean()), float(columns.mean())) if len(rows) else (-1, -1)
+
+    above, _ = number_of([50, 50, 100, 100], height=200, width=200)
+    below, _ = number_of([50, 2, 100, 52], height=200, width=200)
+    _, beside = number_of([50, 0, 100, 200], height=200, width=200)
+    within = number_of([0, 0, 200, 200], height=200, width=200)
+    assert above < 50 and below > 52 and beside > 100 and 0 < within[0] < 30 and 0 < within[1] < 50
+    assert number_of([0, 0, 20, 20], height=20, width=20) == (-1, -1)    # no room at all
+
+
+def test_tiny_face_is_not_hidden_by_its_points() -> None:
+    image = np.full((100, 100, 3), 128, np.uint8)
+    assert not len(has_color(draw_detections(image, one_face([40, 40, 52, 54])), RED)[0])
+    assert len(has_color(draw_detections(image, one_face([40, 40, 60, 64])), RED)[0])

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_target
+
+from utils.coco_eval import coco_metrics
+from utils.structures import Detections
+
+pytest.importorskip("pycocotools")
+
+
+def found(rows: list[list[float]]) -> Detections:
+    array = np.array(rows, np.float32).reshape(-1, 5)
+    return Detections(array[:, :4], array[:, 4], None)
+
+
+def test_perfect_boxes_of_all_sizes_give_one_everywhere() -> None:
+    boxes = [[0, 0, 10, 10], [50, 0, 100, 50], [0, 100, 200, 300]]
+    metrics = coco_metrics([found([[*box, 0.9] for box in boxes])], [make_target(boxes)])
+    assert metrics == pytest.approx(dict.fromkeys(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "AR100"], 1.0) | {"AR1": 1 / 3})
+
+
+def test_loose_box_counts_at_the_low_thresholds_only() -> None:
+    metrics = coco_metrics([found([[0, 0, 10, 6, 0.9]])], [make_target([[0, 0, 10, 10]])])    # IoU 0.6: at 0.50, 0.55 and 0.60
+    assert metrics["AP50"] == pytest.approx(1) and metrics["AP75"] == 0 and metrics["AP"] == pytest.approx(0.3)
+    assert "APm" not in metrics
+
+
+def test_crowds_of_more_than_a_hundred_faces_count_in_full() -> None:
+    boxes = [[20 * n, 0, 20 * n + 10, 10] for n in range(150)]
+    metrics = coco_metrics([found([[*box, 0.9] for box in boxes])], [make_target(boxes)])
+    assert metrics["AP"] == pytest.approx(1) and metrics["AR"] == pytest.approx(1) and metrics["AR100"] == pytest.approx(100 / 150)
+
+
+def test_ignored_face_is_neither_missed_nor_wrong() -> None:
+    target = make_target([[0, 0, 10, 10], [50, 50, 60, 60]], ignore=[False, True])
+    metrics = coco_metrics([found([[50, 50, 60, 60, 0.9], [0, 0, 10, 10, 0.8]])], [target])
+    assert metrics["AP"] == pytest.approx(1)
+
+
+def test_nothing_found_is_zero_and_nothing_to_find_is_absent() -> None:
+    assert coco_metrics([Detections.none()], [make_target([[0, 0, 10, 10]])])["AP"] == 0
+    assert coco_metrics([found([[0, 0, 5, 5, 0.5]])], [make_target([])]) == {}
+
+
+def test_either_package_gives_the_same(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    pytest.importorskip("faster_coco_eval")
+    detections, targets = [], []
+    for _ in range(6):
+        low = rng.uniform(0, 200, (12, 2))
+        boxes = np.hstack([low, low + rng.uniform(10, 120, (12, 2))])
+        detections.append(found(np.column_stack([boxes + rng.normal(0, 4, boxes.shape), rng.random(12)]).tolist()))
+        targets.append(make_target(boxes.tolist()))
+    plain = coco_metrics(detections, targets)
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    assert coco_metrics(detections, targets) == pytest.approx(plain, abs=1e-6)
+    assert 0 < plain["AP"] < plain["AP50"] < 1
+
+
+def test_neither_package_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pycocotools.coco", "faster_coco_eval"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError):
+        coco_metrics([Detections.none()], [make_target([])])
