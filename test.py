@@ -154,9 +154,12 @@ def draw_errors(evaluation: Evaluation, path: Path) -> None:
     """Draw which share of the found faces has landmarks within which error, where there are any."""
     errors, _ = landmark_errors(evaluation.detections, evaluation.targets, evaluation.matches)
     if len(errors):
-        curve = np.append(np.sort(errors), 2 * FAILURE), np.append(np.arange(1, len(errors) + 1) / len(errors), 1.0)
+        limit = 2 * FAILURE
+        places = np.sort(errors[errors <= limit])
+        shares = np.arange(len(places) + 1) / len(errors)
+        curve = np.concatenate([[0.0], places, [limit]]), np.append(shares, shares[-1])
         title = f"Landmarks of {count_of(len(errors), 'found face')}"
-        plot_curves({title: curve}, path, x="mean distance / size of the face", y="share of faces with less", limit=2 * FAILURE)
+        plot_curves({title: curve}, path, x="mean distance / size of the face", y="share of faces with less", limit=limit)
 
 
 def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:

@@ -31,7 +31,7 @@ def _read_setting(path: Path) -> list[tuple[str, NDArray[np.float64], BoolArray]
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError:
-        raise ValueError(f"{path}: reading the official lists needs scipy: pip install -e .[eval]") from None
+        raise ValueError(f'{path}: reading the official lists needs scipy: pip install -e ".[eval]"') from None
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list; expected the official wider_easy_val.mat, wider_medium_val.mat, wider_hard_val.mat")
     images = []

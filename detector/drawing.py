@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
@@ -16,7 +17,7 @@ from utils.threads import batched, run_ahead
 from utils.video import VideoReader, VideoWriter
 from utils.visualize import draw_detections
 
-THREADS = 4    # that read photos, and as many that draw and write them
+THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))    # that read photos, and as many that draw and write them
 AT_A_TIME, PIXELS_AT_A_TIME = 16, 2**25    # that are read ahead and handed to the detector
 
 
@@ -67,7 +68,7 @@ def draw_photos(
 
     numbers = takewhile(lambda _: not should_stop(), range(len(jobs)))
     photos = run_ahead(read, numbers, threads=THREADS, ahead=AT_A_TIME)
-    return run_ahead(write, _detect(detector, photos, size=AT_A_TIME), threads=THREADS, ahead=THREADS)
+    return run_ahead(write, _detect(detector, photos, size=AT_A_TIME), threads=THREADS, ahead=AT_A_TIME)
 
 
 def draw_video(

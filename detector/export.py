@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m detector.export",
         description="Write a detector as ONNX and compare it with PyTorch. The file takes images (B,3,H,W) uint8 BGR of any size and gives "
-        "boxes, scores and landmarks in pixels for every prior; test.py --weights OUT.onnx runs it. Needs: pip install -e .[onnx]",
+        'boxes, scores and landmarks in pixels for every prior; test.py --weights OUT.onnx runs it. Needs: pip install -e ".[onnx]"',
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="checkpoint of train.py, or published RetinaFace weights")
     parser.add_argument("output", metavar="OUT.onnx", type=Path, help="file to write")

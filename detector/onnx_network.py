@@ -68,4 +68,4 @@ class OnnxNetwork:
 
 def missing(package: str) -> ValueError:
     """The error for a package that is not installed."""
-    return ValueError(f"{package} is not installed: ONNX files need pip install -e .[onnx]")
+    return ValueError(f'{package} is not installed: ONNX files need pip install -e ".[onnx]"')
