@@ -255,6 +255,8 @@ def _check(config: Config, source: str) -> None:
         raise ValueError(f"{source}model.min_sizes: expected at least one size for each level, found {_plain(model.min_sizes)}")
     if not config.augmentation.crop_scales:
         raise ValueError(f"{source}augmentation.crop_scales: expected at least one, found none")
+    if not config.test.scales:
+        raise ValueError(f"{source}test.scales: expected at least one, found none")
     if not TEST_SIZE.fullmatch(config.test.size):
         raise ValueError(f"{source}test.size: expected original, x2, long:640 or short:1600:2150, found {config.test.size!r}")
 

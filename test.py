@@ -25,11 +25,12 @@ from utils.files import whole_file
 from utils.images import write_image
 from utils.landmark_eval import FAILURE, landmark_errors
 from utils.listing import Listing
+from utils.memory import keep_few_primitives
 from utils.plots import plot_curves
 from utils.predictions import prediction_path, read_predictions, write_predictions
 from utils.progress import progress
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script, split_settings
-from utils.sources import Source, find_sources, result_paths
+from utils.sources import Source, find_sources, free_path, result_paths
 from utils.structures import Detections, Photo
 from utils.video import VideoReader, write_video
 from utils.visualize import FIRST_IMAGES, SHEET_CELL, contact_sheet
@@ -106,15 +107,18 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     official = None
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
-    detector = FaceDetector.from_checkpoint(arguments.weights, test.device, config=test)
+    detector = load_detector(arguments.weights, test)
     bar = progress("scoring", total=len(dataset), unit="image")
     with bar, whole_file(output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
         listing = Listing(file, sheet_images=FIRST_IMAGES, side=SHEET_CELL)
+        written: set[Path] = set()
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
             listing.add(photo.path, photo.image, detections.above(test.draw_confidence))
-            write_predictions(prediction_path(output / "predictions", photo.name), detections)
+            path = free_path(prediction_path(output / "predictions", photo.name), written)
+            written.add(path)
+            write_predictions(path, detections)
             bar.update()
 
         evaluation = evaluate(detector.detect, dataset.photos(), see=see, official=official)
@@ -134,6 +138,11 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     write_metrics(metrics, output)
     print(summary(metrics))
     return finish(evaluation.faults, output)
+
+
+def load_detector(weights: str, config: TestConfig) -> FaceDetector:
+    keep_few_primitives()    # photos have many sizes
+    return FaceDetector.from_checkpoint(weights, config.device, config=config)
 
 
 def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     targets = result_paths(sources, output, taken=RESULTS)
     if arguments.show:
         check_display()
-    detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
+    detector = load_detector(arguments.weights, config)
     faults: list[str] = []
     with whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file, StopRequest() as stop:
         finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE), stop, window=arguments.show)

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from detector.retinaface import RetinaFace
 from utils.box_utils import decode, decode_landmarks
 from utils.devices import pick_dtype, works_behind
-from utils.memory import keep_few_primitives, keep_freed_memory
+from utils.memory import keep_freed_memory
 
 Module = TypeVar("Module", bound=nn.Module)
 BATCH_IMAGES = 16
@@ -69,7 +69,6 @@ class TorchNetwork:
         self.model.to(memory_format=torch.channels_last)    # type: ignore[call-overload]
         if not works_behind(self.device):
             keep_freed_memory()    # a quarter of the time would go into fetching it anew for each image
-            keep_few_primitives()
         # A CPU is kept busy by one image, and its caches hold no more.
         self.batch = BATCH_IMAGES if works_behind(self.device) else 1
         self.light = self.device.type == "cpu" and sum(weights.numel() for weights in model.parameters()) < LIGHT

@@ -221,6 +221,30 @@ def test_saved_predictions_are_the_detections_that_are_scored(drawn_set: Path, t
         assert np.allclose(saved.boxes, [face["box"] for face in row["detections"]], atol=2e-3)
 
 
+def test_photos_of_one_name_keep_their_own_predictions(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
+    shutil.copytree(drawn_set.parent, tmp_path / "other")
+    result = run("test", "--labels", drawn_set, tmp_path / "other" / "label.txt", "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 0
+    assert len(list((tmp_path / "out" / "predictions").iterdir())) == 24
+    assert (tmp_path / "out" / "predictions" / "drawn_0003_2.txt").exists()
+
+
+@pytest.mark.slow
+def test_merged_views_are_never_below_the_best_of_their_scales(real_data: Path, tmp_path: Path, run: RunScript) -> None:
+    weights = real_data / "weights" / "retinaface_mobilenet0.25_published.pth"
+    for name in ("wider_val_sample", "boxes_val"):
+        ap50 = {}
+        for words in ("test.size=x1", "test.size=x2", "test.scales=[1,2] test.flip=true test.vote=true", "test.precision=bfloat16"):
+            command = ["--labels", real_data / name / "label.txt", "--weights", weights, "--output", tmp_path, *words.split()]
+            assert run("test", *command).code == 0
+            ap50[words] = json.loads((tmp_path / "metrics.json").read_text())["ap50"]
+        single, double, merged, low = ap50.values()
+        assert merged >= max(single, double)
+        assert abs(low - single) < 0.005
+        if name == "wider_val_sample":
+            assert double == pytest.approx(0.544, abs=0.006)
+
+
 def write_ground_truth(folder: Path, faces: dict[str, list[list[float]]]) -> None:
     """The three official lists, of images `event/name` and their boxes x y w h, all of which are to be found."""
     events = sorted({name.split("/")[0] for name in faces})

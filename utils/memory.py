@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
 
 
 def keep_few_primitives() -> None:
-    """Have oneDNN keep the prepared convolutions of one image size only, where it has not begun to compute yet.
+    """Have oneDNN keep the prepared convolutions of one image size only; this has to come before the first of them. Not for training.
 
     By default it keeps 1,024 of them with all that they work on, which for photos of many sizes come to hundreds of MB and are hardly
     ever used again. One size takes some 70, with MobileNet as with ResNet50; with fewer, each would be prepared anew for each image.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,17 +62,22 @@ def result_paths(sources: Sequence[Source], output: Path, *, taken: Sequence[str
     used = {output / name for name in taken}
     targets = []
     for source in sources:
-        suffix = _drawn_suffix(source)
-        stem, number = output / source.name.with_suffix(""), 1
-        while stem in used:
-            number += 1
-            stem = output / source.name.with_name(f"{source.name.stem}_{number}")
+        stem = free_path(output / source.name.with_suffix(""), used)
         used.add(stem)
-        target = stem.with_name(stem.name + suffix)
+        target = stem.with_name(stem.name + _drawn_suffix(source))
         if target.resolve() in inputs:
             raise ValueError(f"--output {output}: would draw over {target}, which is a source; name another folder")
         targets.append(target)
     return targets
+
+
+def free_path(path: Path, taken: Collection[Path]) -> Path:
+    """The path, or one with a number behind its name, that is not taken yet."""
+    free, number = path, 1
+    while free in taken:
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free
 
 
 def _drawn_suffix(source: Source) -> str:
