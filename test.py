@@ -22,6 +22,7 @@ from detector.face_detector import FaceDetector
 from utils.average_precision import size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics
 from utils.files import whole_file
+from utils.image_header import have_many_sizes
 from utils.images import write_image
 from utils.landmark_eval import FAILURE, landmark_errors
 from utils.listing import Listing
@@ -107,7 +108,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     official = None
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
-    detector = load_detector(arguments.weights, test)
+    detector = load_detector(arguments.weights, test, photos=dataset.imgs_path)
     bar = progress("scoring", total=len(dataset), unit="image")
     with bar, whole_file(output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
         listing = Listing(file, sheet_images=FIRST_IMAGES, side=SHEET_CELL)
@@ -140,8 +141,9 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     return finish(evaluation.faults, output)
 
 
-def load_detector(weights: str, config: TestConfig) -> FaceDetector:
-    keep_few_primitives()    # photos have many sizes
+def load_detector(weights: str, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
+    """The detector, prepared for the sizes of some photos."""
+    keep_few_primitives(many_sizes=not config.size.startswith("long:") and have_many_sizes(photos))
     return FaceDetector.from_checkpoint(weights, config.device, config=config)
 
 
@@ -245,7 +247,7 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     targets = result_paths(sources, output, taken=RESULTS)
     if arguments.show:
         check_display()
-    detector = load_detector(arguments.weights, config)
+    detector = load_detector(arguments.weights, config, photos=[str(source) for source in sources if source.is_image])
     faults: list[str] = []
     with whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file, StopRequest() as stop:
         finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE), stop, window=arguments.show)

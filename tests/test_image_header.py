@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.image_header import ImageHeader, parse_header, read_header
+from utils.image_header import ImageHeader, have_many_sizes, parse_header, read_header
 from utils.images import write_image
 
 
@@ -80,3 +80,15 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
         read_header(tmp_path / "no.jpg")
     with pytest.raises(ValueError, match="text.jpg: not a readable image"):
         read_header(tmp_path / "text.jpg")
+
+
+def test_many_sizes_are_told_from_few(tmp_path: Path) -> None:
+    for number in range(20):
+        write_image(tmp_path / "many" / f"{number:02}.png", np.zeros((20 + number, 30, 3), np.uint8))
+        write_image(tmp_path / "few" / f"{number:02}.png", np.zeros((20 + number % 2, 30, 3), np.uint8))
+    (tmp_path / "many" / "text.png").write_text("no picture")
+    assert have_many_sizes(sorted((tmp_path / "many").iterdir()))
+    assert not have_many_sizes(sorted((tmp_path / "few").iterdir()))
+    assert not have_many_sizes(sorted((tmp_path / "many").iterdir())[:5])
+    assert not have_many_sizes([tmp_path / "none.png"])
+    assert not have_many_sizes([])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.images import read_image
 
+PHOTOS_LOOKED_AT, FEW_SIZES = 64, 8
 UPRIGHT = 1    # the EXIF orientation of a picture that is stored as it is to be seen
 ORIENTATION_TAG = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -42,6 +45,15 @@ def read_header(path: str | Path) -> ImageHeader:
         height, width = read_image(path, turn=False).shape[:2]
         header = ImageHeader(width, height, UPRIGHT)
     return header
+
+
+def have_many_sizes(paths: Sequence[str | Path]) -> bool:
+    """Whether most of some photos have a size of their own, going by the first ones; those that cannot be read are passed over."""
+    sizes = []
+    for path in paths[:PHOTOS_LOOKED_AT]:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            sizes.append(read_header(path)[:2])
+    return len(set(sizes)) > max(FEW_SIZES, len(sizes) / 2)
 
 
 def parse_header(data: bytes) -> ImageHeader | None:

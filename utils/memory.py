@@ -23,10 +23,10 @@ def keep_freed_memory() -> None:
         mallopt(name, size)
 
 
-def keep_few_primitives() -> None:
-    """Have oneDNN keep the prepared convolutions of one image size only; this has to come before the first of them. Not for training.
+def keep_few_primitives(*, many_sizes: bool) -> None:
+    """Have oneDNN keep few of the convolutions that it prepared; this has to come before the first of them. Not for training.
 
-    By default it keeps 1,024 of them with all that they work on, which for photos of many sizes come to hundreds of MB and are hardly
-    ever used again. One size takes some 70, with MobileNet as with ResNet50; with fewer, each would be prepared anew for each image.
+    By default it keeps 1,024 with all that they work on, which for photos of many sizes come to hundreds of MB. One image size takes some
+    70, with MobileNet as with ResNet50; where hardly any size comes twice, none is worth keeping.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "80")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16" if many_sizes else "80")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -48,17 +47,15 @@ def batched(items: Iterable[T], *, size: int, weight: Callable[[T], int], heavie
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` of each item, done by as many threads as PyTorch would use together for one of them, each on one core."""
+    """`work` of each item, done by as many threads as PyTorch would use together for one of them, each on one core.
+
+    The threads are new ones: what oneDNN keeps for a thread goes with it, or it would grow with each size of image.
+    """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2:
         return [work(item) for item in items]
     try:
-        return list(_one_core_each(threads).map(work, items))
+        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
     finally:
         torch.set_num_threads(threads)    # a thread that sets it for itself sets it for those to come too
-
-
-@cache
-def _one_core_each(threads: int) -> ThreadPoolExecutor:
-    """So many threads that are kept, since each new one would take memory of its own."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
