@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import warnings
@@ -232,9 +231,4 @@ def train(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> in
 
 
 if __name__ == "__main__":
-    code = run_script(main, "train.py")
-    if "WORLD_SIZE" in os.environ:    # of several processes one may abort while PyTorch's threads are torn down, with all its work done
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.exit(run_script(main, "train.py"))

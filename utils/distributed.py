@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,9 @@ def process_group() -> Iterator[None]:
     try:
         yield
         dist.destroy_process_group()
+        # DistributedDataParallel stands in a cycle and holds the group, whose threads would then end with the interpreter: one that
+        # still holds a tensor then aborts the process.
+        gc.collect()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
