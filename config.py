@@ -51,7 +51,8 @@ class AugmentationConfig:
     # Share of its area that a face must show to be learnt; what is seen of others is ignored. 0: its centre must show, or it is background.
     min_visible: float = setting(0.0, low=0, high=1)
     ignore_smaller: float = setting(0.0, low=0)    # faces whose side sqrt(w h) is under so many pixels of the training image are ignored
-    mosaic: float = setting(0.0, low=0, high=1)    # chance of a picture of four photos
+    mosaic: float = setting(0.0, low=0, high=1)    # chance of a picture made of several photos
+    mosaic_grids: tuple[int, ...] = setting((2,), low=2, high=8)    # so many photos across and down it, one of these at random
     distortion: bool = True    # random brightness, contrast, saturation and hue
     flip: float = setting(0.5, low=0, high=1)    # chance of a mirror image
 
@@ -255,6 +256,8 @@ def _check(config: Config, source: str) -> None:
         raise ValueError(f"{source}model.min_sizes: expected at least one size for each level, found {_plain(model.min_sizes)}")
     if not config.augmentation.crop_scales:
         raise ValueError(f"{source}augmentation.crop_scales: expected at least one, found none")
+    if not config.augmentation.mosaic_grids:
+        raise ValueError(f"{source}augmentation.mosaic_grids: expected at least one, found none")
     if not config.test.scales:
         raise ValueError(f"{source}test.scales: expected at least one, found none")
     if not TEST_SIZE.fullmatch(config.test.size):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -24,7 +25,7 @@ INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_N
 BRIGHTNESS = 32    # largest shift, of 255
 CONTRAST = (0.5, 1.5)    # factors, of saturation too
 HUE = 18    # largest turn, of the 180 steps that OpenCV divides the circle into
-MOSAIC_CENTRE = (0.3, 0.7)    # where the four parts meet, as a share of the side
+BORDER_SHIFT = 0.25    # how far a border between the parts of a mosaic may lie from its place in an even grid, in cells
 
 
 def augment(
@@ -99,23 +100,27 @@ def _fit_axis(
     return (first, last), (begin, end), scale, begin + (start - first * reduction) * scale
 
 
-def mosaic(parts: Sequence[tuple[Image, Faces]], *, centre: tuple[int, int], min_visible: float) -> tuple[Image, Faces]:
-    """One picture of four squares (S,S,3) that meet at `centre` (x, y) with a corner each: top left, top right, and below.
+def mosaic(parts: Sequence[tuple[Image, Faces]], *, columns: Sequence[int], rows: Sequence[int], min_visible: float) -> tuple[Image, Faces]:
+    """One picture of several, side by side in a grid: (H,W,3) and the faces in it.
 
-    Of each square only what fits is seen; its faces are kept as `look_through` does.
+    `columns` and `rows` are the grid's borders in pixels, from 0 to W and from 0 to H. The parts come row by row, each at least as large as
+    its cell, which shows the middle of it; its faces are kept as `look_through` does.
     """
-    size = parts[0][0].shape[0]
-    x, y = centre
-    image = np.empty_like(parts[0][0])
+    image = np.empty((rows[-1], columns[-1], 3), dtype=np.uint8)
     seen = []
-    spans = [((left, right), (top, bottom)) for top, bottom in ((0, y), (y, size)) for left, right in ((0, x), (x, size))]
-    for (picture, faces), ((left, right), (top, bottom)) in zip(parts, spans, strict=True):
-        # On the left the squares show their right part, above their lower one.
-        window = Window(size - x if left == 0 else 0, size - y if top == 0 else 0, right - left, bottom - top)
-        rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
-        image[top:bottom, left:right] = picture[rows, columns]
-        seen.append(look_through(faces, window, min_visible=min_visible).moved((1, 1), (left, top)))
+    cells = [(left, top, right, bottom) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
+    for (picture, faces), (left, top, right, bottom) in zip(parts, cells, strict=True):
+        width, height = right - left, bottom - top
+        x, y = (picture.shape[1] - width) // 2, (picture.shape[0] - height) // 2
+        image[top:bottom, left:right] = picture[y : y + height, x : x + width]
+        seen.append(look_through(faces, Window(x, y, width, height), min_visible=min_visible).moved((1, 1), (left, top)))
     return image, join(seen)
+
+
+def draw_borders(size: int, cells: int, rng: np.random.Generator) -> list[int]:
+    """The borders of `cells` cells along a side of `size` pixels, from 0 to `size`: an even grid, each inner border moved at random."""
+    inner = np.arange(1, cells) + rng.uniform(-BORDER_SHIFT, BORDER_SHIFT, cells - 1)
+    return [0, *(round(place * size / cells) for place in inner), size]
 
 
 def ignore_smaller(faces: Faces, size: float) -> Faces:

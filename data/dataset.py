@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import AugmentationConfig, DataConfig
-from data.augment import MOSAIC_CENTRE, augment, ignore_smaller, mosaic
+from data.augment import augment, draw_borders, ignore_smaller, mosaic
 from data.crops import Faces, choose_window, clip
 from data.labels import read_labels
 from data.records import FaceRecord, face_rows, has_area, image_path
@@ -183,28 +183,33 @@ class FaceDataset(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
-        view = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng)
+        view = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng, size=self.size)
         # Rows, columns, channels in memory, which is the order that convolutions are fastest in.
         pixels = torch.from_numpy(np.ascontiguousarray(view.image)).permute(2, 0, 1)
         return Sample(pixels, _to_target(view.faces), self.table.path(view.photo), view.faults, view.outside)
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> _View:
-        """Four photos in one picture, the first of them the one asked for."""
-        views = [self._readable_view(each, rng) for each in (index, *map(int, rng.integers(len(self), size=3)))]
-        low, high = (round(share * self.size) for share in MOSAIC_CENTRE)
-        x, y = map(int, rng.integers(low, high + 1, size=2))
+        """Several photos in one picture, each in a cell of a grid; the one asked for in one of them."""
+        cells = int(rng.choice(self.augmentation.mosaic_grids))
+        columns, rows = draw_borders(self.size, cells, rng), draw_borders(self.size, cells, rng)
+        sizes = [max(width, height) for height in np.diff(rows) for width in np.diff(columns)]
+        others = map(int, rng.integers(len(self), size=len(sizes) - 1))
+        views = [self._readable_view(each, rng, size=int(size)) for each, size in zip((index, *others), sizes, strict=True)]
         parts = [(view.image, view.faces) for view in views]
-        image, faces = mosaic(parts, centre=(x, y), min_visible=self.augmentation.min_visible)
-        faces = ignore_smaller(faces, self.augmentation.ignore_smaller)    # cut at an inner border they may be small now
+        image, faces = mosaic(parts, columns=columns, rows=rows, min_visible=self.augmentation.min_visible)
+        faces = ignore_smaller(faces, self.augmentation.ignore_smaller)    # cut at a border they may be small now
         faults = tuple(fault for view in views for fault in view.faults)
         return _View(image, faces, views[0].photo, faults, views[0].outside)
 
-    def _readable_view(self, index: int, rng: np.random.Generator) -> _View:
-        """A view of the photo, or of the next one that can be read: a damaged file must not stop a run of days, nor shift labels."""
+    def _readable_view(self, index: int, rng: np.random.Generator, *, size: int) -> _View:
+        """A view of the photo, `size` pixels a side, or of the next one that can be read.
+
+        A damaged file must not stop a run of days, nor shift labels.
+        """
         faults: list[str] = []
         for other in [*range(index, len(self)), *range(index)]:
             try:
-                image, faces, outside = self._view(other, rng)
+                image, faces, outside = self._view(other, rng, size=size)
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
             else:
@@ -212,7 +217,7 @@ class FaceDataset(Dataset[Sample]):
                 return _View(image, faces, other, tuple(faults), 0 if faults else outside)
         raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
 
-    def _view(self, index: int, rng: np.random.Generator) -> tuple[Image, Faces, int]:
+    def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[Image, Faces, int]:
         """A random view of a photo with its faces, and how many of its boxes reach beyond it."""
         path = self.table.path(index)
         encoded = read_file(path)
@@ -229,13 +234,11 @@ class FaceDataset(Dataset[Sample]):
         window = choose_window(width, height, faces, scales=self.augmentation.crop_scales, rng=rng)
         reduction = 1
         if image is None:
-            reduction = next((factor for factor in REDUCTIONS if factor * self.size <= window.width), 1)
+            reduction = next((factor for factor in REDUCTIONS if factor * size <= window.width), 1)
             image = decode_image(encoded, path, turn=False, reduction=reduction)
             if image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
                 raise ValueError(f"{path}: not a readable image (its header says {width} x {height} pixels, and it has others)")
-        image, faces = augment(
-            image, faces, window, size=self.size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction
-        )
+        image, faces = augment(image, faces, window, size=size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction)
         return image, faces, int(beyond.any(axis=1).sum())
 
     def _faces(self, index: int) -> Faces:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentationConfig
-from data.augment import augment, distort, fit, ignore_smaller, mirror, mosaic, pick_interpolation
+from data.augment import augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
 from data.crops import Faces, Window, choose_window, clip, look_through
 from utils.arrays import Image
 
@@ -205,28 +207,34 @@ def test_tiny_images_come_out_whole(shape: tuple[int, int], rng: np.random.Gener
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1))
-def test_mosaic_shows_each_part_with_its_points(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(2, 4))
+def test_mosaic_shows_each_part_with_its_points(seed: int, cells: int) -> None:
     rng = np.random.default_rng(seed)
-    parts = [painted_face(160, 160, [10, 10, 10 + side, 10 + side]) for side in rng.uniform(60, 140, 4)]
-    x, y = (int(place) for place in rng.integers(48, 113, 2))
-    image, faces = mosaic(parts, centre=(x, y), min_visible=0)
-    assert image.shape == (160, 160, 3)
-    quarters = {(0, 0): (x, y), (x, 0): (160 - x, y), (0, y): (x, 160 - y), (x, y): (160 - x, 160 - y)}
-    for (left, top), (width, height) in quarters.items():
-        quarter = image[top : top + height, left : left + width]
-        centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-        (inside,) = np.nonzero(((centres > (left, top)) & (centres < (left + width, top + height))).all(axis=1))
-        for face in inside:
-            check_marks(quarter, faces.landmarks[face] - (left, top), faces.has_landmarks[face], radius=6, tolerance=1)
-            assert (faces.boxes[face, :2] >= (left, top)).all() and (faces.boxes[face, 2:] <= (left + width, top + height)).all()
+    columns, rows = draw_borders(320, cells, rng), draw_borders(320, cells, rng)
+    grid = [(left, top, right - left, bottom - top) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
+    parts = [painted_face(side, side, [5, 5, side - 5, side - 5]) for side in (max(width, height) for *_, width, height in grid)]
+    image, faces = mosaic(parts, columns=columns, rows=rows, min_visible=0)
+    assert image.shape == (320, 320, 3) and len(faces.boxes) == cells * cells
+    for face, (left, top, width, height) in enumerate(grid):    # the middle of a part is seen, so the centre of its face too
+        cell = image[top : top + height, left : left + width]
+        check_marks(cell, faces.landmarks[face] - (left, top), faces.has_landmarks[face], radius=6, tolerance=1)
+        assert (faces.boxes[face, :2] >= (left, top)).all() and (faces.boxes[face, 2:] <= (left + width, top + height)).all()
 
 
 def test_mosaic_counts_what_a_crop_had_hidden_already() -> None:
     half = look_through(make_faces([[-50, 0, 50, 100]]), Window(0, 0, 100, 100), min_visible=0.4)
     assert half.ignore.tolist() == [False]
-    _, faces = mosaic([(np.zeros((100, 100, 3), np.uint8), half)] * 4, centre=(70, 70), min_visible=0.4)
-    assert [70, 0, 100, 70] in faces.boxes.tolist() and faces.ignore.all()    # 21 % of the face, though 42 % of what was left of it
+    parts = [(np.zeros((100, 100, 3), np.uint8), half)] * 4
+    _, faces = mosaic(parts, columns=[0, 100, 200], rows=[0, 70, 140], min_visible=0.4)
+    assert faces.boxes.tolist() == [[0, 0, 50, 70], [100, 0, 150, 70], [0, 70, 50, 140], [100, 70, 150, 140]]
+    assert faces.ignore.all()    # 35 % of the face, though 70 % of what was left of it
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8))
+def test_borders_of_a_mosaic_leave_each_cell_half_its_even_share(seed: int, cells: int) -> None:
+    borders = draw_borders(640, cells, np.random.default_rng(seed))
+    assert borders[0] == 0 and borders[-1] == 640 and len(borders) == cells + 1
+    assert np.diff(borders).min() >= 640 / cells / 2 - 1
 
 
 def test_small_faces_are_ignored_from_a_size_on() -> None:

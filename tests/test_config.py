@@ -77,6 +77,7 @@ def test_word_is_read_as_its_settings_type(word: str, value: object) -> None:
         ("test.size=huge", "test.size: expected original, x2, long:640 or short:1600:2150, found 'huge'"),
         ("test.size=x0", "test.size: expected original, x2, long:640 or short:1600:2150, found 'x0'"),
         ("augmentation.crop_scales=[]", "augmentation.crop_scales: expected at least one, found none"),
+        ("augmentation.mosaic_grids=[]", "augmentation.mosaic_grids: expected at least one, found none"),
         ("test.scales=[]", "test.scales: expected at least one, found none"),
         ("test.scales=[1,0]", "test.scales: expected a list, each item a number above 0, found [1, 0]"),
         ("model.channels=42", "model.channels: expected a multiple of 4, found 42"),

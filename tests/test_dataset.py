@@ -138,7 +138,7 @@ def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:
 
 
 def mosaics() -> AugmentationConfig:
-    return AugmentationConfig(mosaic=0.5, crop_scales=(0.5, 1.0, 2.0), min_visible=0.3, ignore_smaller=6)
+    return AugmentationConfig(mosaic=0.5, mosaic_grids=(2, 3), crop_scales=(0.5, 1.0, 2.0), min_visible=0.3, ignore_smaller=6)
 
 
 def test_mosaics_too_depend_neither_on_workers_nor_on_where_they_start(drawn_set: Path) -> None:
