@@ -48,11 +48,13 @@ class DataConfig:
 class AugmentationConfig:
     # Side of the square crop / short side of the photo, one of these at random. Above 1 it zooms out: the rest is filled with the mean.
     crop_scales: tuple[float, ...] = setting((0.3, 0.45, 0.6, 0.8, 1.0), above=0, high=4)
+    anywhere: float = setting(0.0, low=0, high=1)    # chance that the crop need not hold a face: it teaches what is none
     # Share of its area that a face must show to be learnt; what is seen of others is ignored. 0: its centre must show, or it is background.
     min_visible: float = setting(0.0, low=0, high=1)
     ignore_smaller: float = setting(0.0, low=0)    # faces whose side sqrt(w h) is under so many pixels of the training image are ignored
     mosaic: float = setting(0.0, low=0, high=1)    # chance of a picture made of several photos
     mosaic_grids: tuple[int, ...] = setting((2,), low=2, high=8)    # so many photos across and down it, one of these at random
+    low_resolution: float = setting(0.0, low=0, high=1)    # chance of a view with up to 3 times fewer pixels a side, as in enlarged photos
     distortion: bool = True    # random brightness, contrast, saturation and hue
     flip: float = setting(0.5, low=0, high=1)    # chance of a mirror image
 

@@ -25,6 +25,7 @@ INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_N
 BRIGHTNESS = 32    # largest shift, of 255
 CONTRAST = (0.5, 1.5)    # factors, of saturation too
 HUE = 18    # largest turn, of the 180 steps that OpenCV divides the circle into
+COARSENESS = (1.0, 3.0)    # how many times wider than its own pixels a view of low resolution is shown
 BORDER_SHIFT = 0.25    # how far a border between the parts of a mosaic may lie from its place in an even grid, in cells
 
 
@@ -43,6 +44,7 @@ def augment(
 
     Faces and window are in pixels of the photo, and `image` is that photo, shrunk by a whole `reduction`. Where the window reaches
     beyond the photo it shows `fill` (BGR).
+    A view of low resolution is first averaged down to fewer pixels; faces too small to learn there are ignored.
     """
     faces = look_through(faces, window, min_visible=config.min_visible)
     place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)
@@ -55,6 +57,11 @@ def augment(
     if config.distortion and colours_first:
         part = distort(part, rng)
     interpolation = pick_interpolation(rng, zoom=(right - left) / part.shape[1])
+    coarseness = 1.0
+    if config.low_resolution and rng.random() < config.low_resolution:
+        coarseness = rng.uniform(*COARSENESS)
+        part = coarsen(part, (right - left) / coarseness, (bottom - top) / coarseness)
+        interpolation = cv2.INTER_LINEAR
     seen = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
     cv2.resize(part, (right - left, bottom - top), dst=seen, interpolation=interpolation)
     if config.distortion and not colours_first:
@@ -64,7 +71,7 @@ def augment(
     if rng.random() < config.flip:
         cv2.flip(seen, 1, dst=seen)
         faces = mirror(faces, size)
-    return seen, ignore_smaller(faces, config.ignore_smaller)
+    return seen, ignore_smaller(faces, config.ignore_smaller * coarseness)
 
 
 class Placement(NamedTuple):
@@ -132,6 +139,12 @@ def pick_interpolation(rng: np.random.Generator, *, zoom: float) -> int:
     """One of OpenCV's ways to resize, at random; areas are averaged where a picture shrinks to less than half."""
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     return cv2.INTER_LINEAR if interpolation == cv2.INTER_AREA and zoom > 0.5 else interpolation
+
+
+def coarsen(image: Image, width: float, height: float) -> Image:
+    """The image averaged down to about width x height pixels where it has more."""
+    size = min(image.shape[1], max(1, round(width))), min(image.shape[0], max(1, round(height)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def mirror(faces: Faces, width: float) -> Faces:

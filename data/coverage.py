@@ -82,7 +82,8 @@ def training_raster(
 ) -> Raster:
     """The faces of some epochs as training shows them: what random windows of the photos of known size hold, at (size, size).
 
-    A face counts as often as it is seen to be learnt, some not at all; ignored ones never do. Mosaics are left out of account.
+    A face counts as often as it is seen to be learnt, some not at all; ignored ones never do. Mosaics and crops anywhere are left out of
+    account.
     """
     seen: list[FloatArray] = []
     for index, (record, photo_size) in enumerate(zip(records, sizes, strict=True)):

@@ -231,7 +231,7 @@ class FaceDataset(Dataset[Sample]):
         labelled = self._faces(index)
         beyond = (labelled.boxes[:, :2] < 0) | (labelled.boxes[:, 2:] > (width, height))    # (N, 2)
         faces = clip(labelled, width, height)
-        window = choose_window(width, height, faces, scales=self.augmentation.crop_scales, rng=rng)
+        window = choose_window(width, height, self._to_hold(faces, rng), scales=self.augmentation.crop_scales, rng=rng)
         reduction = 1
         if image is None:
             reduction = next((factor for factor in REDUCTIONS if factor * size <= window.width), 1)
@@ -240,6 +240,11 @@ class FaceDataset(Dataset[Sample]):
                 raise ValueError(f"{path}: not a readable image (its header says {width} x {height} pixels, and it has others)")
         image, faces = augment(image, faces, window, size=size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction)
         return image, faces, int(beyond.any(axis=1).sum())
+
+    def _to_hold(self, faces: Faces, rng: np.random.Generator) -> Faces:
+        """The faces of which a crop must hold one."""
+        anywhere = self.augmentation.anywhere and rng.random() < self.augmentation.anywhere
+        return faces.where(np.zeros(len(faces.boxes), bool)) if anywhere else faces
 
     def _faces(self, index: int) -> Faces:
         faces = self.table.faces(index)

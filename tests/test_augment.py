@@ -44,6 +44,7 @@ def find_mark(image: Image, color: tuple[int, int, int]) -> np.ndarray | None:
 RECIPES = {
     "classic": AugmentationConfig(distortion=False),
     "zoomed out": AugmentationConfig(distortion=False, crop_scales=(0.6, 1.0, 1.5, 2.0)),
+    "low resolution": AugmentationConfig(distortion=False, low_resolution=1),
     "visible share": AugmentationConfig(distortion=False, min_visible=0.3),
 }
 
@@ -241,6 +242,22 @@ def test_small_faces_are_ignored_from_a_size_on() -> None:
     faces = make_faces([[0, 0, 4, 16], [0, 0, 9, 9], [0, 0, 2, 2]], ignore=[False, False, True])
     assert ignore_smaller(faces, 8.5).ignore.tolist() == [True, False, True]
     assert ignore_smaller(faces, 0).ignore.tolist() == [False, False, True]
+
+
+def test_low_resolution_leaves_size_and_mean_but_no_detail(rng: np.random.Generator) -> None:
+    config = AugmentationConfig(crop_scales=(1.0,), distortion=False, flip=0, low_resolution=1)
+    checks = np.indices((120, 120)).sum(axis=0) % 2 * np.ones((3, 1, 1)) * 255
+    image = np.ascontiguousarray(checks.transpose(1, 2, 0).astype(np.uint8))    # light and dark pixels in turn
+    spreads = [see(image, make_faces([]), size=120, config=config, rng=rng)[0] for _ in range(20)]
+    assert all(abs(float(view.mean()) - 127.5) < 2 and view.shape == (120, 120, 3) for view in spreads)
+    assert min(float(view.std()) for view in spreads) < 20 < 127 < float(image.std())
+
+
+def test_faces_too_small_in_low_resolution_are_ignored(rng: np.random.Generator) -> None:
+    config = AugmentationConfig(crop_scales=(1.0,), flip=0, low_resolution=1, ignore_smaller=10)
+    faces = make_faces([[0, 0, 9, 9], [20, 20, 36, 36], [40, 40, 80, 80]])
+    ignored = np.array([see(np.zeros((120, 120, 3), np.uint8), faces, size=120, config=config, rng=rng)[1].ignore for _ in range(40)])
+    assert ignored[:, 0].all() and 0 < ignored[:, 1].mean() < 1 and not ignored[:, 2].any()    # 16 pixels are 10 up to a coarseness of 1.6
 
 
 def test_areas_are_averaged_only_where_a_picture_shrinks_much(rng: np.random.Generator) -> None:

@@ -137,6 +137,17 @@ def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:
         FaceDataset([drawn_set])[0, 12]
 
 
+def test_crops_anywhere_need_not_hold_a_face(tmp_path: Path) -> None:
+    label = make_set(tmp_path, "# 1.png\n2 2 8 8\n", ["1.png"])
+    counts = {}
+    for chance in (0.0, 0.5):
+        config = AugmentationConfig(crop_scales=(0.5,), anywhere=chance)
+        dataset = FaceDataset([label], DataConfig(size=64), augmentation=config)
+        counts[chance] = [len(dataset[epoch, 0].target.boxes) for epoch in range(40)]
+    assert counts[0.0] == [1] * 40
+    assert 0 < sum(counts[0.5]) < 40
+
+
 def mosaics() -> AugmentationConfig:
     return AugmentationConfig(mosaic=0.5, mosaic_grids=(2, 3), crop_scales=(0.5, 1.0, 2.0), min_visible=0.3, ignore_smaller=6)
 
