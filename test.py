@@ -19,6 +19,7 @@ from data.ground_truth import faces_of_images, read_ground_truth
 from detector.drawing import Job, Picture, draw_photos, draw_video
 from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
+from detector.weights import SHIPPED
 from utils.average_precision import size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics
 from utils.files import whole_file
@@ -46,13 +47,13 @@ FAULTS_SHOWN = 20    # of the files that were left out; the rest are counted
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="test.py",
-        usage="test.py SOURCE ... --weights FILE [--output DIR] [--show] [key=value ...]\n"
-        "       test.py --labels FILE ... --weights FILE [--images DIR] [--ground-truth DIR] [--output DIR] [key=value ...]\n"
+        usage="test.py SOURCE ... [--weights FILE] [--output DIR] [--show] [key=value ...]\n"
+        "       test.py --labels FILE ... [--weights FILE] [--images DIR] [--ground-truth DIR] [--output DIR] [key=value ...]\n"
         "       test.py --predictions DIR --ground-truth DIR [--output DIR]",
         description="Find the faces in images, videos or a camera and draw them; or, with --labels, score a detector on labelled sets; or, "
         "with --predictions, score saved detections by the protocol of WIDER FACE.",
         epilog="The settings are test.* and those of data.* that say how labels are read, see config.py. Example: "
-        "python test.py photos/ clip.mp4 --weights weights/demo/best.pth test.draw_confidence=0.7",
+        "python test.py photos/ clip.mp4 test.draw_confidence=0.7",
     )
     parser.add_argument(
         "words", metavar="SOURCE | key=value", nargs="*", help="image, video, folder of them, glob or number of a camera; or a setting"
@@ -61,7 +62,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--predictions", metavar="DIR", type=Path, help="score these: event folders of text files, one an image")
     parser.add_argument("--ground-truth", metavar="DIR", help="folder of the official wider_{easy,medium,hard}_val.mat")
     parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint of train.py, published RetinaFace weights, or an .onnx file")
+    default = f"(default: weights/{SHIPPED.name}, which comes with the code)"
+    parser.add_argument("--weights", metavar="FILE", help=f"checkpoint of train.py, published RetinaFace weights, or .onnx file {default}")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
     parser.add_argument("--show", action="store_true", help="show drawn images and frames in a window; any key goes on, q ends")
     arguments = parser.parse_intermixed_args(argv)
@@ -70,6 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     more_settings, arguments.labels = split_settings(arguments.labels)
     arguments.settings = [*settings, *more_settings, *([f"data.images={arguments.images}"] if arguments.images else [])]
     check_combination(arguments)
+    arguments.weights = arguments.weights or str(SHIPPED)
     return arguments
 
 
@@ -87,8 +90,6 @@ def check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError("--predictions: expected --ground-truth DIR beside it, the folder of wider_easy_val.mat and its like, found none")
     if arguments.predictions and (arguments.weights or arguments.settings):
         raise ValueError("--predictions: are scored as they are, without --weights and settings")
-    if not arguments.predictions and not arguments.weights:
-        raise ValueError("--weights: expected a checkpoint of train.py, published RetinaFace weights or an .onnx file, found none")
 
 
 def read_settings(words: Sequence[str], *, to_draw: bool) -> Config:

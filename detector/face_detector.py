@@ -18,7 +18,7 @@ from detector.merging import ALL_SIZES, gates, in_gate, join, vote
 from detector.network import Candidates, Network, TorchNetwork
 from detector.onnx_network import OnnxNetwork
 from detector.retinaface import RetinaFace
-from detector.weights import load_model
+from detector.weights import SHIPPED, load_model
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS
 from utils.devices import pick_device
@@ -47,8 +47,8 @@ class View(NamedTuple):
 class FaceDetector:
     """Find the faces in images: resize, forward, threshold, decode, NMS; of several views of an image, merge them.
 
-    >>> detector = FaceDetector.from_checkpoint("weights/demo/best.pth")        # doctest: +SKIP
-    >>> detector(cv2.imread("photo.jpg")).boxes                                 # doctest: +SKIP
+    >>> detector = FaceDetector.from_checkpoint()
+    >>> detector(cv2.imread("photo.jpg")).boxes    # doctest: +SKIP
     """
 
     def __init__(self, network: RetinaFace | Network, config: TestConfig = TestConfig()):
@@ -57,9 +57,10 @@ class FaceDetector:
         self.config = config
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", *, config: TestConfig = TestConfig()) -> FaceDetector:
+    def from_checkpoint(cls, path: str | Path = SHIPPED, device: str = "auto", *, config: TestConfig = TestConfig()) -> FaceDetector:
         """The detector in a weights file: a checkpoint of train.py, published RetinaFace weights, or what detector.export made of one.
 
+        Without a file it is the one that comes with the code.
         FileNotFoundError or ValueError that names the file.
         """
         if Path(path).suffix.lower() == ".onnx":

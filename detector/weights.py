@@ -15,6 +15,9 @@ from detector.backbone import rename_published_stage
 from detector.retinaface import RetinaFace
 from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
 
+# The detector that comes with the code; weights/README.md says what it was trained on.
+SHIPPED = Path(__file__).parents[1] / "weights" / "retinaface_mobilenet0.25.pth"
+
 # The names that the published weights have, and the names here; a number counts from 1 there and from 0 here where it is bare.
 PUBLISHED_NAMES = (
     (re.compile(r"fpn\.output(\d)\."), "fpn.lateral.{}."),

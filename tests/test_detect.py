@@ -154,7 +154,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
     cases: list[tuple[list[Any], str]] = [
         ([image, "--weights", "no.pth"], "no.pth: no such checkpoint"),
         ([image, "--weights", tmp_path / "bad.pth"], "bad.pth: not a readable checkpoint"),
-        ([image], "--weights: expected a checkpoint of train.py, published RetinaFace weights or an .onnx file, found none"),
         ([*with_weights], "expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR"),
         ([image, "--labels", drawn_set, *with_weights], "expected either images to look at"),
         ([image, "--images", tmp_path, *with_weights], "--images: names the folder of labelled images, so it goes with --labels"),
