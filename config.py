@@ -23,6 +23,12 @@ import yaml
 TEST_SIZE = re.compile(r"original|x(?=.*[1-9])\d+(\.\d+)?|long:[1-9]\d*|short:[1-9]\d*:[1-9]\d*")
 
 
+BackboneName = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet0.25", "mobilenet0.5", "mobilenet1.0", "mobilenet_v2",
+    "mobilenet_v3_large", "vgg16",
+]    # fmt: skip
+
+
 def setting(default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
     """A field with a default and the range of its numbers: low <= value <= high, or above < value."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
@@ -61,7 +67,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbone: Literal["resnet18", "resnet34", "resnet50", "mobilenet0.25"] = "resnet50"
+    backbone: BackboneName = "resnet50"
     backbone_weights: str | None = None    # where the backbone starts: a file, `default` (torchvision's, fetched once), or none
     weights: str | None = None    # start all of it from a detector checkpoint, the published ones included
     return_layers: tuple[str, ...] = ()    # the backbone's children that give the levels; none: its last ones, one a list of min_sizes

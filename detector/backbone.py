@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 from urllib.error import URLError
@@ -17,8 +18,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from detector.blocks import conv_bn
 from utils.checkpoint import load_tensors, match_keys
 
-# What a classifier has behind its last stage: it does not come along.
-CLASSIFIER_KEYS = ("fc.", "classifier.")
+# What a classifier has behind its last layer, which does not come along.
+CLASSIFIER = ("avgpool", "fc", "classifier")
 
 
 class Level(NamedTuple):
@@ -29,24 +30,25 @@ class Level(NamedTuple):
 
 
 class MobileNetV1(nn.Module):
-    """The body of MobileNetV1 (arXiv 1704.04861) at a quarter of its width, with LeakyReLU 0.1, in stages of stride 4, 8, 16, 32."""
+    """The body of MobileNetV1 (arXiv 1704.04861) at a share of its width, with LeakyReLU 0.1, in stages of stride 4, 8, 16, 32."""
 
-    # (output channels, stride) of the depthwise-separable blocks of each stage
+    # (output channels at full width, stride) of the depthwise-separable blocks of each stage
     STAGES: ClassVar = {
-        "stem": [(16, 1), (32, 2), (32, 1)],
-        "stage1": [(64, 2), (64, 1)],
-        "stage2": [(128, 2), *[(128, 1)] * 5],
-        "stage3": [(256, 2), (256, 1)],
+        "stem": [(64, 1), (128, 2), (128, 1)],
+        "stage1": [(256, 2), (256, 1)],
+        "stage2": [(512, 2), *[(512, 1)] * 5],
+        "stage3": [(1024, 2), (1024, 1)],
     }
 
-    def __init__(self) -> None:
+    def __init__(self, width: float) -> None:
         super().__init__()
-        channels = 8
+        channels = round(32 * width)
         for name, blocks in self.STAGES.items():
             stage = nn.Sequential()
             if name == "stem":
                 stage.append(conv_bn(3, channels, stride=2, slope=0.1))
-            for out_channels, stride in blocks:
+            for full_channels, stride in blocks:
+                out_channels = round(full_channels * width)
                 stage.append(_separable(channels, out_channels, stride))
                 channels = out_channels
             self.add_module(name, stage)
@@ -62,30 +64,67 @@ def _separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
     return nn.Sequential(*depthwise, *conv_bn(in_channels, out_channels, 1, slope=0.1))
 
 
+def _vgg16() -> nn.Module:
+    """VGG16 whose max-pools round up, as the strided convolutions of all other backbones do: a border of odd width counts."""
+    network = torchvision.models.vgg16(weights=None, init_weights=False)
+    for pool in network.modules():
+        if isinstance(pool, nn.MaxPool2d):
+            pool.ceil_mode = True
+    return network
+
+
+class Backbone(NamedTuple):
+    """How to build a classifier, the attribute that holds its layers ("" for itself), and the layers that end its stages of stride 4,
+    8, 16 and 32."""
+
+    build: Callable[[], nn.Module]
+    layers: str
+    stages: tuple[str, ...]
+
+
+def _torchvision(name: str, layers: str, stages: str) -> Backbone:
+    return Backbone(partial(torchvision.models.get_model, name, weights=None), layers, tuple(stages.split()))
+
+
+BACKBONES = {
+    **{f"resnet{depth}": _torchvision(f"resnet{depth}", "", "layer1 layer2 layer3 layer4") for depth in (18, 34, 50, 101, 152)},
+    **{f"mobilenet{width}": Backbone(partial(MobileNetV1, width), "", tuple(MobileNetV1.STAGES)) for width in (0.25, 0.5, 1.0)},
+    "mobilenet_v2": _torchvision("mobilenet_v2", "features", "3 6 13 17"),
+    "mobilenet_v3_large": _torchvision("mobilenet_v3_large", "features", "3 6 12 15"),
+    "vgg16": Backbone(_vgg16, "features", ("15", "22", "29", "30")),    # its first stage is of stride 2 and its first level of stride 4
+}
+
+
 def build_backbone(name: str, *, return_layers: Sequence[str], weights: str | None = None) -> IntermediateLayerGetter:
     """A backbone that turns images (B,3,H,W) into a dict of levels, one for each of `return_layers`, finest first.
 
     `weights` is a file of ImageNet weights, "default" for those torchvision fetches, or None. ValueError for layers that are not
-    some of its stages in order, for weights of another network, and for a download that failed, with the file to fetch by hand.
+    some of its own in order, for weights of another network, and for a download that failed, with the file to fetch by hand.
     """
-    network = MobileNetV1() if name == "mobilenet0.25" else torchvision.models.get_model(name, weights=None)
+    backbone = BACKBONES[name]
+    network = backbone.build()
     if weights is not None:
-        state = _fetch(name) if weights == "default" else load_tensors(weights)
-        state = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_KEYS)}
-        own = {key: value for key, value in network.state_dict().items() if not key.startswith(CLASSIFIER_KEYS)}
-        if name == "mobilenet0.25":
-            state = {rename_published_stage(key): value for key, value in state.items()}
-        match_keys(state, own, source=weights)
-        network.load_state_dict(state, strict=False)
-    stages = stages_of(name)
-    if list(return_layers) != [stage for stage in stages if stage in return_layers]:
-        raise ValueError(f"model.return_layers: expected some of {', '.join(stages)} in this order, found {', '.join(return_layers)}")
-    return IntermediateLayerGetter(network, {layer: layer for layer in return_layers})
+        _load(network, name, weights)
+    layers = getattr(network, backbone.layers) if backbone.layers else network
+    names = [child for child, _ in layers.named_children() if child not in CLASSIFIER]
+    if list(return_layers) != [child for child in names if child in return_layers]:
+        raise ValueError(f"model.return_layers: expected some of {', '.join(names)} in this order, found {', '.join(return_layers)}")
+    return IntermediateLayerGetter(layers, {layer: layer for layer in return_layers})
+
+
+def _load(network: nn.Module, name: str, weights: str) -> None:
+    """Give a classifier the weights of its layers; ValueError as `build_backbone`."""
+    state = _fetch(name) if weights == "default" else load_tensors(weights)
+    if isinstance(network, MobileNetV1):
+        state = {rename_published_stage(key): value for key, value in state.items()}
+    state, own = ({key: value for key, value in each.items() if not key.startswith(CLASSIFIER)} for each in (state, network.state_dict()))
+    match_keys(state, own, source=weights)
+    network.load_state_dict(state, strict=False)
 
 
 def stages_of(name: str) -> tuple[str, ...]:
-    """The names of a backbone's stages, of stride 4, 8, 16 and 32."""
-    return tuple(MobileNetV1.STAGES) if name == "mobilenet0.25" else ("layer1", "layer2", "layer3", "layer4")
+    """The names of the layers that end a backbone's stages, of stride 4, 8, 16 and 32."""
+    return BACKBONES[name].stages
 
 
 def last_stages(name: str, count: int) -> tuple[str, ...]:

@@ -51,13 +51,12 @@ class RetinaFace(nn.Module):
 
     def first_stages(self, count: int) -> list[nn.Module]:
         """The parts of the backbone up to the end of its first `count` stages; ValueError where it has fewer."""
-        stages = stages_of(self.config.backbone)
+        names = list(self.body)
+        stages = [stage for stage in stages_of(self.config.backbone) if stage in names]    # layers behind the last level are cut off
         if count > len(stages):
             raise ValueError(f"train.freeze_stages: expected at most the {len(stages)} of {self.config.backbone}, found {count}")
-        children = list(self.body.items())
-        names = [name for name, _ in children]
         end = names.index(stages[count - 1]) + 1 if count else 0
-        return [part for _, part in children[:end]]
+        return list(self.body.values())[:end]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W) of 0 to 255 BGR as the backbone was trained to see them."""

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
 from conftest import make_target
 
 from config import ModelConfig
-from detector.backbone import build_backbone, levels_of
+from detector.backbone import BACKBONES, build_backbone, levels_of
 from detector.retinaface import RetinaFace
 from layers.multibox_loss import MultiBoxLoss
 
@@ -25,6 +27,10 @@ def seed() -> None:
         ("resnet18", ["layer1", "layer4"], [(64, 4), (512, 32)]),
         ("resnet34", ["layer3"], [(256, 16)]),
         ("mobilenet0.25", ["stem", "stage1", "stage2", "stage3"], [(32, 4), (64, 8), (128, 16), (256, 32)]),
+        ("mobilenet1.0", ["stage1", "stage3"], [(256, 8), (1024, 32)]),
+        ("mobilenet_v2", ["3", "6", "18"], [(24, 4), (32, 8), (1280, 32)]),
+        ("mobilenet_v3_large", ["1", "16"], [(16, 2), (960, 32)]),
+        ("vgg16", ["8", "30"], [(128, 2), (512, 32)]),
     ],
 )
 def test_channels_and_strides_are_read_off_the_backbone(name: str, layers: list[str], levels: list[tuple[int, int]]) -> None:
@@ -47,14 +53,16 @@ def test_published_models_have_the_published_number_of_parameters() -> None:
     assert count(ModelConfig()) == 27_293_600
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (97, 130), (33, 250), (1, 1)])
-def test_every_prior_of_any_image_size_gets_its_predictions(height: int, width: int) -> None:
-    model = RetinaFace(SMALL).eval()
-    predictions = model(torch.zeros(2, 3, height, width, dtype=torch.uint8))
-    count = len(model.priors(height, width))
-    assert predictions.boxes.shape == (2, count, 4)
-    assert predictions.logits.shape == (2, count, 2)
-    assert predictions.landmarks is not None and predictions.landmarks.shape == (2, count, 5, 2)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_prior_of_any_image_size_gets_its_predictions(backbone: Any) -> None:
+    model = RetinaFace(ModelConfig(backbone=backbone, channels=64, min_sizes=((8, 11), (16, 32), (64, 128), (256, 512)))).eval()
+    assert model.prior_box.steps == (4, 8, 16, 32)
+    for height, width in [(64, 64), (97, 130), (33, 250), (1, 1)]:
+        predictions = model(torch.zeros(2, 3, height, width, dtype=torch.uint8))
+        count = len(model.priors(height, width))
+        assert predictions.boxes.shape == (2, count, 4)
+        assert predictions.logits.shape == (2, count, 2)
+        assert predictions.landmarks is not None and predictions.landmarks.shape == (2, count, 5, 2)
 
 
 def test_outputs_are_in_the_order_of_the_priors() -> None:
