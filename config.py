@@ -40,7 +40,8 @@ class DataConfig:
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
     ground_truth: str | None = None    # folder of wider_{easy,medium,hard}_val.mat: validation on WIDER val gives these figures too
     images: str | None = None    # the folder of their images; none: images/ beside each label file
-    format: Literal["auto", "retinaface", "wider", "labelv2", "coco", "voc", "yolo"] = "auto"    # of the label files; auto: by their form
+    format: Literal["auto", "retinaface", "wider", "labelv2", "coco", "voc", "yolo", "pennfudan"] = "auto"    # auto: by their form
+    split_seed: int = setting(0, low=0)    # shuffles a Penn-Fudan set before it is split into FOLDER:train and FOLDER:test
     classes: tuple[str, ...] = ()    # those that are faces, in COCO, VOC and YOLO; none: `face` where there is one, or the only one
     ignore_invalid: bool = False    # faces marked invalid (WIDER) or difficult (VOC): ignored instead of learnt; published: learnt
     ignore_blurred: bool = False    # the same of heavily blurred ones (WIDER)
@@ -153,7 +154,9 @@ class Config:
 
 
 # How label files are read, in training and in testing.
-LABEL_SETTINGS = ("data.images", "data.format", "data.classes", "data.ignore_invalid", "data.ignore_blurred", "data.ignore_smaller")
+LABEL_SETTINGS = (
+    "data.images", "data.format", "data.split_seed", "data.classes", "data.ignore_invalid", "data.ignore_blurred", "data.ignore_smaller",
+)    # fmt: skip
 
 # resnet50 and mobilenet0.25 are what was published for the PyTorch RetinaFace, so that its weights and figures carry over.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

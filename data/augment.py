@@ -15,6 +15,7 @@ import numpy as np
 
 from config import AugmentationConfig
 from data.crops import Faces, Window, join, look_through
+from data.penn_fudan import Regions
 from data.records import face_sizes
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS, flip_boxes, flip_landmarks
@@ -39,12 +40,13 @@ def augment(
     fill: tuple[float, float, float],
     rng: np.random.Generator,
     reduction: int = 1,
-) -> tuple[Image, Faces]:
+    regions: Regions | None = None,
+) -> View:
     """What a square window of a photo shows, as (size, size, 3): resized, its colours distorted, mirrored.
 
-    Faces and window are in pixels of the photo, and `image` is that photo, shrunk by a whole `reduction`. Where the window reaches
-    beyond the photo it shows `fill` (BGR).
-    A view of low resolution is first averaged down to fewer pixels; faces too small to learn there are ignored.
+    Faces, window and `regions` are in pixels of the photo, and `image` is that photo, shrunk by a whole `reduction`. Where the window
+    reaches beyond the photo it shows `fill` (BGR). A view of low resolution is first averaged down to fewer pixels; faces too small to learn there are
+    ignored.
     """
     faces = look_through(faces, window, min_visible=config.min_visible)
     place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)
@@ -68,10 +70,32 @@ def augment(
         _distort(seen, rng)
     if seen.shape[:2] != (size, size):
         seen = np.asarray(cv2.copyMakeBorder(seen, top, size - bottom, left, size - right, cv2.BORDER_CONSTANT, value=fill), np.uint8)
+    if regions is not None:
+        regions = show_regions(regions, window, size=size)
     if rng.random() < config.flip:
         cv2.flip(seen, 1, dst=seen)
         faces = mirror(faces, size)
-    return seen, ignore_smaller(faces, config.ignore_smaller * coarseness)
+        regions = None if regions is None else np.ascontiguousarray(regions[:, ::-1])
+    return View(seen, ignore_smaller(faces, config.ignore_smaller * coarseness), regions)
+
+
+def show_regions(regions: Regions, window: Window, *, size: int) -> Regions:
+    """What a square window shows of the regions (H,W) of a photo, as (size,size)."""
+    place = fit(window, regions.shape[1], regions.shape[0], size=size)
+    (left, right), (top, bottom) = place.source
+    part = regions[top:bottom, left:right]
+    (left, right), (top, bottom) = place.target
+    shown = np.zeros((size, size), np.int16)
+    shown[top:bottom, left:right] = cv2.resize(part, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST_EXACT)
+    return shown
+
+
+class View(NamedTuple):
+    """A picture (S,S,3) uint8 BGR, the faces in it, and which of them a pixel (S,S) shows, by `Faces.number`, where the photo says so."""
+
+    image: Image
+    faces: Faces
+    regions: Regions | None = None
 
 
 class Placement(NamedTuple):
@@ -107,21 +131,28 @@ def _fit_axis(
     return (first, last), (begin, end), scale, begin + (start - first * reduction) * scale
 
 
-def mosaic(parts: Sequence[tuple[Image, Faces]], *, columns: Sequence[int], rows: Sequence[int], min_visible: float) -> tuple[Image, Faces]:
+def mosaic(parts: Sequence[View], *, columns: Sequence[int], rows: Sequence[int], min_visible: float) -> View:
     """One picture of several, side by side in a grid: (H,W,3) and the faces in it.
 
     `columns` and `rows` are the grid's borders in pixels, from 0 to W and from 0 to H. The parts come row by row, each at least as large as
-    its cell, which shows the middle of it; its faces are kept as `look_through` does.
+    its cell, which shows the middle of it; its faces are kept as `look_through` does, with numbers of their own.
     """
     image = np.empty((rows[-1], columns[-1], 3), dtype=np.uint8)
-    seen = []
+    regions = np.zeros(image.shape[:2], np.int16) if any(part.regions is not None for part in parts) else None
+    seen: list[Faces] = []
+    highest = 0
     cells = [(left, top, right, bottom) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
-    for (picture, faces), (left, top, right, bottom) in zip(parts, cells, strict=True):
+    for part, (left, top, right, bottom) in zip(parts, cells, strict=True):
         width, height = right - left, bottom - top
-        x, y = (picture.shape[1] - width) // 2, (picture.shape[0] - height) // 2
-        image[top:bottom, left:right] = picture[y : y + height, x : x + width]
-        seen.append(look_through(faces, Window(x, y, width, height), min_visible=min_visible).moved((1, 1), (left, top)))
-    return image, join(seen)
+        x, y = (part.image.shape[1] - width) // 2, (part.image.shape[0] - height) // 2
+        image[top:bottom, left:right] = part.image[y : y + height, x : x + width]
+        faces = look_through(part.faces, Window(x, y, width, height), min_visible=min_visible).moved((1, 1), (left, top))
+        seen.append(replace(faces, number=faces.number + np.int16(highest)))
+        if regions is not None and part.regions is not None:
+            shown = part.regions[y : y + height, x : x + width]
+            regions[top:bottom, left:right] = np.where(shown > 0, shown + highest, 0)
+        highest += int(part.faces.number.max(initial=0))
+    return View(image, join(seen), regions)
 
 
 def draw_borders(size: int, cells: int, rng: np.random.Generator) -> list[int]:

@@ -17,23 +17,25 @@ FIRST_TRIALS = 8    # most photos need no more
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,), and which
-    share of its area in the photo each of them still shows, visible (N,)."""
+    """The faces of one image while it is changed: boxes (N,4) xyxy, landmarks (N,5,2), has_landmarks (N,5), ignore (N,), which
+    share of its area in the photo each of them still shows, visible (N,), and its number among the faces of its photo, from 1, (N,)."""
 
     boxes: FloatArray
     landmarks: FloatArray
     has_landmarks: BoolArray
     ignore: BoolArray
     visible: FloatArray
+    number: NDArray[np.int16]
 
     @classmethod
     def labelled(cls, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray, ignore: BoolArray) -> Faces:
         """Faces as they are in their photo, all of each visible."""
-        return cls(boxes, landmarks, has_landmarks, ignore, np.ones(len(boxes), dtype=np.float32))
+        visible, number = np.ones(len(boxes), dtype=np.float32), np.arange(1, len(boxes) + 1, dtype=np.int16)
+        return cls(boxes, landmarks, has_landmarks, ignore, visible, number)
 
     def where(self, keep: BoolArray) -> Faces:
         """The faces that `keep` (N,) marks."""
-        return Faces(self.boxes[keep], self.landmarks[keep], self.has_landmarks[keep], self.ignore[keep], self.visible[keep])
+        return Faces(*(getattr(self, name)[keep] for name in FACE_PARTS))
 
     def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Faces:
         """The faces at place * scale + shift, each for x and y."""

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config import AugmentationConfig, DataConfig
-from data.augment import augment, draw_borders, ignore_smaller, mosaic
+from data.augment import View, augment, draw_borders, ignore_smaller, mosaic
 from data.crops import Faces, choose_window, clip
 from data.labels import read_labels
+from data.penn_fudan import Regions, read_regions
 from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
 from utils.image_header import UPRIGHT, ImageHeader, parse_header
@@ -50,11 +51,10 @@ class FaceTable:
 
     def __init__(self, records: Sequence[FaceRecord], images: str | None):
         counts = [len(record) for record in records]
-        paths = [os.fsencode(image_path(record, images)) for record in records]
+        self._paths = _Texts([os.fsencode(image_path(record, images)) for record in records])
+        self._regions = _Texts([os.fsencode(record.regions or "") for record in records])
         self._name_length = torch.tensor([len(os.fsencode(Path(record.path))) for record in records])    # (I,)
         self._first_face = torch.tensor([0, *counts]).cumsum(0)    # (I + 1,)
-        self._first_byte = torch.tensor([0, *map(len, paths)]).cumsum(0)    # (I + 1,)
-        self._paths = torch.frombuffer(bytearray(b"".join(paths)), dtype=torch.uint8)
         self._boxes = _concatenate([record.boxes for record in records])    # (F, 4)
         self._landmarks = _concatenate([record.landmarks for record in records])    # (F, 5, 2)
         self._has_landmarks = _concatenate([record.has_landmarks for record in records])    # (F, 5)
@@ -70,8 +70,11 @@ class FaceTable:
 
     def path(self, index: int) -> str:
         """The file of an image."""
-        start, end = self._first_byte.numpy()[index : index + 2]
-        return os.fsdecode(self._paths.numpy()[start:end].tobytes())
+        return os.fsdecode(self._paths[index])
+
+    def regions(self, index: int) -> str | None:
+        """The picture that says which face of an image a pixel shows, where there is one."""
+        return os.fsdecode(self._regions[index]) or None
 
     def name(self, index: int) -> str:
         """The file as the label names it."""
@@ -87,6 +90,18 @@ class FaceTable:
         """The faces (N,20) of an image as a RetinaFace label has them."""
         start, end = self._first_face.numpy()[index : index + 2]
         return self._rows.numpy()[start:end]
+
+
+class _Texts:
+    """Byte strings in one tensor."""
+
+    def __init__(self, texts: Sequence[bytes]):
+        self._first = torch.tensor([0, *map(len, texts)]).cumsum(0)    # (I + 1,)
+        self._bytes = torch.frombuffer(bytearray(b"".join([*texts, b"\0"])), dtype=torch.uint8)    # which may not be empty
+
+    def __getitem__(self, index: int) -> bytes:
+        start, end = self._first.numpy()[index : index + 2]
+        return self._bytes.numpy()[start:end].tobytes()
 
 
 def _concatenate(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -161,7 +176,7 @@ class FaceDataset(Dataset[Sample]):
 
     def target(self, index: int) -> Target:
         """The faces of a photo that have an area, in pixels of it; a box may leave the photo, as labelled."""
-        return _to_target(self._faces(index))
+        return _to_target(self._faces(index), self._regions(index))
 
     def photos(self, indices: Iterable[int] | None = None) -> Iterator[Photo]:
         """Photos as they are with their faces as labelled, all or some of them; one whose file cannot be read comes without its pixels.
@@ -183,25 +198,25 @@ class FaceDataset(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
-        view = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng, size=self.size)
+        found = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng, size=self.size)
+        view = found.view
         # Rows, columns, channels in memory, which is the order that convolutions are fastest in.
         pixels = torch.from_numpy(np.ascontiguousarray(view.image)).permute(2, 0, 1)
-        return Sample(pixels, _to_target(view.faces), self.table.path(view.photo), view.faults, view.outside)
+        return Sample(pixels, _to_target(view.faces, view.regions), self.table.path(found.photo), found.faults, found.outside)
 
-    def _mosaic(self, index: int, rng: np.random.Generator) -> _View:
+    def _mosaic(self, index: int, rng: np.random.Generator) -> _Found:
         """Several photos in one picture, each in a cell of a grid; the one asked for in one of them."""
         cells = int(rng.choice(self.augmentation.mosaic_grids))
         columns, rows = draw_borders(self.size, cells, rng), draw_borders(self.size, cells, rng)
         sizes = [max(width, height) for height in np.diff(rows) for width in np.diff(columns)]
         others = map(int, rng.integers(len(self), size=len(sizes) - 1))
-        views = [self._readable_view(each, rng, size=int(size)) for each, size in zip((index, *others), sizes, strict=True)]
-        parts = [(view.image, view.faces) for view in views]
-        image, faces = mosaic(parts, columns=columns, rows=rows, min_visible=self.augmentation.min_visible)
-        faces = ignore_smaller(faces, self.augmentation.ignore_smaller)    # cut at a border they may be small now
-        faults = tuple(fault for view in views for fault in view.faults)
-        return _View(image, faces, views[0].photo, faults, views[0].outside)
+        parts = [self._readable_view(each, rng, size=int(size)) for each, size in zip((index, *others), sizes, strict=True)]
+        view = mosaic([part.view for part in parts], columns=columns, rows=rows, min_visible=self.augmentation.min_visible)
+        view = view._replace(faces=ignore_smaller(view.faces, self.augmentation.ignore_smaller))    # cut at a border they may be small now
+        faults = tuple(fault for part in parts for fault in part.faults)
+        return _Found(view, parts[0].photo, faults, parts[0].outside)
 
-    def _readable_view(self, index: int, rng: np.random.Generator, *, size: int) -> _View:
+    def _readable_view(self, index: int, rng: np.random.Generator, *, size: int) -> _Found:
         """A view of the photo, `size` pixels a side, or of the next one that can be read.
 
         A damaged file must not stop a run of days, nor shift labels.
@@ -209,15 +224,15 @@ class FaceDataset(Dataset[Sample]):
         faults: list[str] = []
         for other in [*range(index, len(self)), *range(index)]:
             try:
-                image, faces, outside = self._view(other, rng, size=size)
+                view, outside = self._view(other, rng, size=size)
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
             else:
                 # A stand-in counts its own boxes in its own place.
-                return _View(image, faces, other, tuple(faults), 0 if faults else outside)
+                return _Found(view, other, tuple(faults), 0 if faults else outside)
         raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
 
-    def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[Image, Faces, int]:
+    def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[View, int]:
         """A random view of a photo with its faces, and how many of its boxes reach beyond it."""
         path = self.table.path(index)
         encoded = read_file(path)
@@ -238,8 +253,22 @@ class FaceDataset(Dataset[Sample]):
             image = decode_image(encoded, path, turn=False, reduction=reduction)
             if image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
                 raise ValueError(f"{path}: not a readable image (its header says {width} x {height} pixels, and it has others)")
-        image, faces = augment(image, faces, window, size=size, config=self.augmentation, fill=self.fill, rng=rng, reduction=reduction)
-        return image, faces, int(beyond.any(axis=1).sum())
+        view = augment(
+            image,
+            faces,
+            window,
+            size=size,
+            config=self.augmentation,
+            fill=self.fill,
+            rng=rng,
+            reduction=reduction,
+            regions=self._regions(index),
+        )
+        return view, int(beyond.any(axis=1).sum())
+
+    def _regions(self, index: int) -> Regions | None:
+        path = self.table.regions(index)
+        return read_regions(path) if path else None
 
     def _to_hold(self, faces: Faces, rng: np.random.Generator) -> Faces:
         """The faces of which a crop must hold one."""
@@ -251,20 +280,27 @@ class FaceDataset(Dataset[Sample]):
         return faces.where(has_area(faces.boxes))
 
 
-class _View(NamedTuple):
-    """What is seen of a photo: image (S,S,3) and its faces, the index of the photo, and the rest of a Sample."""
+class _Found(NamedTuple):
+    """What is seen, the index of the photo, and the rest of a Sample."""
 
-    image: Image
-    faces: Faces
+    view: View
     photo: int
     faults: tuple[str, ...]
     outside: int
 
 
-def _to_target(faces: Faces) -> Target:
+def _to_target(faces: Faces, regions: Regions | None) -> Target:
     return Target(
         boxes=torch.from_numpy(np.ascontiguousarray(faces.boxes)),
         landmarks=torch.from_numpy(np.ascontiguousarray(faces.landmarks)),
         has_landmarks=torch.from_numpy(faces.has_landmarks),
         ignore=torch.from_numpy(faces.ignore),
+        regions=None if regions is None else torch.from_numpy(_renumber(regions, faces.number)),
     )
+
+
+def _renumber(regions: Regions, numbers: NDArray[np.int16]) -> Regions:
+    """The regions with 1 for the face of the first of the numbers (N,), and so on, and 0 for those of no face."""
+    places = np.zeros(max(int(regions.max(initial=0)), int(numbers.max(initial=0))) + 1, np.int16)
+    places[numbers] = np.arange(1, len(numbers) + 1)
+    return places[regions]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from config import DataConfig
 from data.coco import read_coco
+from data.penn_fudan import is_penn_fudan, read_penn_fudan, split_path
 from data.records import Complain, FaceRecord, Fault, RecordBuilder, from_rows, raise_fault
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import read_voc
@@ -47,7 +48,10 @@ def read_labels(
         told.append(fault)
 
     builder = RecordBuilder(tell)
-    if Path(path).is_dir():
+    folder, part = split_path(path)
+    if is_penn_fudan(Path(folder)) and config.format in ("auto", "pennfudan"):
+        read_penn_fudan(Path(folder), builder, part=part, seed=config.split_seed)
+    elif Path(path).is_dir():
         _read_folder(Path(path), builder, config=config, sizes=sizes)
     else:
         _read_file(path, builder, config=config)

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 class PackedBatch(NamedTuple):
     """A Batch on its way from a worker: the faces of all images in four tensors, for each tensor takes a shared file of its own;
-    counts (B,) of faces in each image."""
+    counts (B,) of faces in each image; regions (B,S,S) where all images have them."""
 
     images: Tensor
     counts: list[int]
@@ -39,6 +39,7 @@ class PackedBatch(NamedTuple):
     landmarks: Tensor
     has_landmarks: Tensor
     ignore: Tensor
+    regions: Tensor | None
     paths: list[str]
     faults: list[str]
     outside: int
@@ -51,7 +52,8 @@ class PackedBatch(NamedTuple):
     def unpack(self) -> Batch:
         """The same as a Batch, whose targets are views."""
         parts = [part.split(self.counts) for part in (self.boxes, self.landmarks, self.has_landmarks, self.ignore)]
-        targets = [Target(*of_image) for of_image in zip(*parts, strict=True)]
+        regions = [None] * len(self.counts) if self.regions is None else self.regions.unbind()
+        targets = [Target(*of_image) for of_image in zip(*parts, regions, strict=True)]
         return Batch(self.images, targets, self.paths, self.faults, self.outside)
 
 
@@ -142,10 +144,17 @@ def collate(samples: Sequence[Sample]) -> PackedBatch:
         torch.cat([target.landmarks for target in targets]),
         torch.cat([target.has_landmarks for target in targets]),
         torch.cat([target.ignore for target in targets]),
+        stack_regions(targets),
         list(paths),
         [fault for each in faults for fault in each],
         sum(outside),
     )
+
+
+def stack_regions(targets: Sequence[Target]) -> Tensor | None:
+    """The regions (B,S,S) of some images, or None where one of them has none."""
+    regions = [target.regions for target in targets if target.regions is not None]
+    return torch.stack(regions) if len(regions) == len(targets) else None
 
 
 def cores() -> int:

@@ -53,7 +53,8 @@ class FaceRecord:
 
     boxes (N,4) float32 xyxy and landmarks (N,5,2) float32 in pixels, -1 where a point is not labelled; has_landmarks (N,5) bool;
     ignore (N,) bool, faces to be neither learnt nor denied; rows (N,20) float64, each face as a RetinaFace label has it, NaN for what
-    the file does not say; lines (N,) of each face in the file. N may be 0, and boxes may be without area.
+    the file does not say; lines (N,) of each face in the file. N may be 0, and boxes may be without area. regions: the picture that
+    says which face a pixel shows, where there is one.
     """
 
     path: str
@@ -67,6 +68,7 @@ class FaceRecord:
     ignore: BoolArray
     rows: NDArray[np.float64]
     lines: NDArray[np.int32]
+    regions: str | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -122,16 +124,18 @@ class RecordBuilder:
 
     def __init__(self, complain: Complain):
         self.complain = complain
-        self._images: list[tuple[str, str, str, int, tuple[int, int] | None]] = []
+        self._images: list[tuple[str, str, str, int, tuple[int, int] | None, str | None]] = []
         self._first_face = array("q")
         self._numbers = array("d")
         self._given = array("B")    # how many numbers each row has; the rest is NaN
         self._lines = array("i")
         self._flags = array("B")    # 1: a crowd, 2: invalid, 4: heavily blurred
 
-    def add_image(self, path: str, *, folder: str, source: str, line: int, size: tuple[int, int] | None = None) -> None:
+    def add_image(
+        self, path: str, *, folder: str, source: str, line: int, size: tuple[int, int] | None = None, regions: str | None = None
+    ) -> None:
         """Start an image; the faces added from now on are its own."""
-        self._images.append((path, folder, source, line, size))
+        self._images.append((path, folder, source, line, size, regions))
         self._first_face.append(len(self._lines))
 
     def add_face(
@@ -161,10 +165,10 @@ class RecordBuilder:
         if ignore_smaller:
             ignore |= face_sizes(boxes) < ignore_smaller
         records = []
-        for (path, folder, source, line, size), start, end in zip(self._images, first[:-1], first[1:], strict=True):
+        for (path, folder, source, line, size, regions), start, end in zip(self._images, first[:-1], first[1:], strict=True):
             part = slice(int(start), int(end))
             faces = boxes[part], landmarks[part], has_landmarks[part], ignore[part], rows[part], lines[part]
-            records.append(FaceRecord(path, folder, source, line, size, *faces))
+            records.append(FaceRecord(path, folder, source, line, size, *faces, regions))
         return records
 
     def _complain_of_numbers(self, rows: NDArray[np.float64], lines: NDArray[np.int32], first: NDArray[np.int64]) -> BoolArray:

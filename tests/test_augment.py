@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentationConfig
-from data.augment import augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
+from data.augment import View, augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
 from data.crops import Faces, Window, choose_window, clip, look_through
 from utils.arrays import Image
 
@@ -54,7 +54,7 @@ def see(
 ) -> tuple[Image, Faces]:
     """A random view of an image, as the dataset takes it."""
     window = choose_window(image.shape[1], image.shape[0], faces, scales=config.crop_scales, rng=rng)
-    return augment(image, faces, window, size=size, config=config, fill=fill, rng=rng)
+    return augment(image, faces, window, size=size, config=config, fill=fill, rng=rng)[:2]
 
 
 def check_marks(image: Image, points: np.ndarray, known: np.ndarray, *, radius: float, tolerance: float) -> int:
@@ -89,7 +89,7 @@ def test_painted_points_are_found_where_the_labels_say(recipe: str, seed: int) -
 def test_painted_points_are_looked_for_at_all() -> None:
     image, faces = painted_face(200, 260, [40, 30, 170, 180])
     window = Window(30, 0, 200, 200)
-    changed, moved = augment(image, faces, window, size=224, config=RECIPES["classic"], fill=(0, 0, 0), rng=np.random.default_rng(0))
+    changed, moved, _ = augment(image, faces, window, size=224, config=RECIPES["classic"], fill=(0, 0, 0), rng=np.random.default_rng(0))
     assert check_marks(changed, moved.landmarks[0], moved.has_landmarks[0], radius=6, tolerance=1) == 5
     with pytest.raises(AssertionError):
         check_marks(changed, moved.landmarks[0] + 3, moved.has_landmarks[0], radius=6, tolerance=1)
@@ -107,7 +107,7 @@ def test_points_are_found_in_a_photo_that_was_decoded_small(reduction: int) -> N
     for seed, window in enumerate([Window(3, 5, 1595, 1595), Window(481, 0, 1599, 1599), Window(-700, -900, 3000, 3000)]):
         rng = np.random.default_rng(seed)
         config = RECIPES["classic"]
-        changed, moved = augment(
+        changed, moved, _ = augment(
             np.asarray(image, np.uint8), faces, window, size=160, config=config, fill=(0, 0, 0), rng=rng, reduction=reduction
         )
         assert check_marks(changed, moved.landmarks[0], moved.has_landmarks[0], radius=5, tolerance=1.2) == 5
@@ -181,7 +181,7 @@ def test_what_fills_a_picture_keeps_its_colour(rng: np.random.Generator) -> None
     image = rng.integers(0, 256, (60, 100, 3)).astype(np.uint8)
     config = AugmentationConfig(flip=0)
     for size in (40, 100, 300):
-        seen, _ = augment(image, make_faces([]), Window(0, 0, 100, 100), size=size, config=config, fill=FILL, rng=rng)
+        seen, *_ = augment(image, make_faces([]), Window(0, 0, 100, 100), size=size, config=config, fill=FILL, rng=rng)
         assert (seen[round(0.6 * size) :] == FILL).all()
 
 
@@ -213,8 +213,8 @@ def test_mosaic_shows_each_part_with_its_points(seed: int, cells: int) -> None:
     rng = np.random.default_rng(seed)
     columns, rows = draw_borders(320, cells, rng), draw_borders(320, cells, rng)
     grid = [(left, top, right - left, bottom - top) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
-    parts = [painted_face(side, side, [5, 5, side - 5, side - 5]) for side in (max(width, height) for *_, width, height in grid)]
-    image, faces = mosaic(parts, columns=columns, rows=rows, min_visible=0)
+    parts = [View(*painted_face(side, side, [5, 5, side - 5, side - 5])) for side in (max(width, height) for *_, width, height in grid)]
+    image, faces, _ = mosaic(parts, columns=columns, rows=rows, min_visible=0)
     assert image.shape == (320, 320, 3) and len(faces.boxes) == cells * cells
     for face, (left, top, width, height) in enumerate(grid):    # the middle of a part is seen, so the centre of its face too
         cell = image[top : top + height, left : left + width]
@@ -225,8 +225,8 @@ def test_mosaic_shows_each_part_with_its_points(seed: int, cells: int) -> None:
 def test_mosaic_counts_what_a_crop_had_hidden_already() -> None:
     half = look_through(make_faces([[-50, 0, 50, 100]]), Window(0, 0, 100, 100), min_visible=0.4)
     assert half.ignore.tolist() == [False]
-    parts = [(np.zeros((100, 100, 3), np.uint8), half)] * 4
-    _, faces = mosaic(parts, columns=[0, 100, 200], rows=[0, 70, 140], min_visible=0.4)
+    parts = [View(np.zeros((100, 100, 3), np.uint8), half)] * 4
+    _, faces, _ = mosaic(parts, columns=[0, 100, 200], rows=[0, 70, 140], min_visible=0.4)
     assert faces.boxes.tolist() == [[0, 0, 50, 70], [100, 0, 150, 70], [0, 70, 50, 140], [100, 70, 150, 140]]
     assert faces.ignore.all()    # 35 % of the face, though 70 % of what was left of it
 

@@ -71,8 +71,8 @@ def test_word_is_read_as_its_settings_type(word: str, value: object) -> None:
         ("model.mean=[1,2]", "model.mean: expected a list of 3, each a number, found [1, 2]"),
         (
             "model.backbone=resnet51",
-            "model.backbone: expected one of resnet18, resnet34, resnet50, resnet101, resnet152, mobilenet0.25, mobilenet0.5, mobilenet1.0, "
-            "mobilenet_v2, mobilenet_v3_large, vgg16, found 'resnet51'",
+            "model.backbone: expected one of resnet18, resnet34, resnet50, resnet101, resnet152, mobilenet0.25, mobilenet0.5, "
+            "mobilenet1.0, mobilenet_v2, mobilenet_v3_large, vgg16, found 'resnet51'",
         ),
         ("augmentation.flip=2", "augmentation.flip: expected a number of at least 0 and of at most 1, found 2"),
         ("test.size=huge", "test.size: expected original, x2, long:640 or short:1600:2150, found 'huge'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,21 +19,33 @@ class Target:
     """The labelled faces of one image, in pixels of that image; there may be none.
 
     boxes (N,4) float32 xyxy; landmarks (N,5,2) float32: left eye, right eye, nose, left and right mouth corner, left as seen in
-    the image; has_landmarks (N,5) bool, which points are known; ignore (N,) bool, faces to be neither learnt nor denied.
+    the image; has_landmarks (N,5) bool, which points are known; ignore (N,) bool, faces to be neither learnt nor denied; regions
+    (H,W) int16, where they are known: which face a pixel shows, 1 the first one, 0 none.
     """
 
     boxes: Tensor
     landmarks: Tensor
     has_landmarks: Tensor
     ignore: Tensor
+    regions: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Target:
         """The same faces on another device."""
-        return Target(*(part.to(device, non_blocking=non_blocking) for part in self.parts()))
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Target:
         """The same faces in page-locked memory, for copies to a GPU that do not wait; a DataLoader calls this."""
-        return Target(*(part.pin_memory() for part in self.parts()))
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Target:
+        boxes, landmarks, has_landmarks, ignore = map(change, self.parts())
+        return Target(boxes, landmarks, has_landmarks, ignore, None if self.regions is None else change(self.regions))
+
+    def masks(self) -> Tensor:
+        """Which pixels show each face, (N,H,W) bool; ValueError where that is not known."""
+        if self.regions is None:
+            raise ValueError("expected to know which pixels show a face, found boxes only: masks are learnt from a Penn-Fudan set")
+        return self.regions == torch.arange(1, len(self.boxes) + 1, device=self.regions.device)[:, None, None]
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """boxes, landmarks, has_landmarks, ignore."""
