@@ -22,13 +22,11 @@ from data.ground_truth import faces_of_images, read_ground_truth
 from data.loader import FaceLoader
 from data.synthetic import draw_set
 from detector.face_detector import FaceDetector
-from detector.objective import FaceObjective
+from detector.models import Model, build_model, make_objective
 from detector.optimizer import full_rate
-from detector.retinaface import RetinaFace
 from detector.summary import part_table
 from detector.trainer import Trainer, format_losses
 from detector.weights import start_from
-from layers.multibox_loss import MultiBoxLoss
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
 from utils.distributed import gather, is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
@@ -77,15 +75,13 @@ def make_trainer(
         rank=rank(),
         world_size=world_size(),
     )
-    criterion = MultiBoxLoss(**to_dict(config)["loss"])
-    idle = [model.landmark_head] if model.landmark_head is not None and not config.loss.landmark_weight else []
     trainer = Trainer(
         model,
         config,
         output,
-        make_objective=lambda network: FaceObjective(network, model, criterion),
+        make_objective=lambda network: make_objective(network, model, config.loss),
         make_detect=lambda trained: FaceDetector(trained, config.test).detect,    # type: ignore[arg-type]
-        frozen=[*model.first_stages(config.train.freeze_stages), *idle],
+        frozen=[*model.first_stages(config.train.freeze_stages), *model.idle(config.loss)],
         loader=loader,
         val_set=val_set,
         official=official_faces(val_set, config.data.ground_truth),
@@ -134,11 +130,11 @@ def try_out(config: Config, *, preset: str, report: Callable[[str], None]) -> No
         wait_for_all()
 
 
-def make_model(config: Config, *, fresh: bool) -> tuple[RetinaFace, list[str]]:
+def make_model(config: Config, *, fresh: bool) -> tuple[Model, list[str]]:
     """The model with the weights it starts from, and the names of heads that did not fit those; not `fresh`, it gets its own later."""
     if fresh and config.model.weights is None:
-        return RetinaFace(config.model), []
-    model = RetinaFace(replace(config.model, backbone_weights=None))
+        return build_model(config.model), []
+    model = build_model(replace(config.model, backbone_weights=None))
     return model, start_from(model, config.model.weights) if fresh and config.model.weights else []
 
 

@@ -45,8 +45,8 @@ def augment(
     """What a square window of a photo shows, as (size, size, 3): resized, its colours distorted, mirrored.
 
     Faces, window and `regions` are in pixels of the photo, and `image` is that photo, shrunk by a whole `reduction`. Where the window
-    reaches beyond the photo it shows `fill` (BGR). A view of low resolution is first averaged down to fewer pixels; faces too small to learn there are
-    ignored.
+    reaches beyond the photo it shows `fill` (BGR). A view of low resolution is first averaged down to fewer pixels; faces too small to
+    learn there are ignored.
     """
     faces = look_through(faces, window, min_visible=config.min_visible)
     place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)

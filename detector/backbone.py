@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -101,25 +101,40 @@ def build_backbone(name: str, *, return_layers: Sequence[str], weights: str | No
     `weights` is a file of ImageNet weights, "default" for those torchvision fetches, or None. ValueError for layers that are not
     some of its own in order, for weights of another network, and for a download that failed, with the file to fetch by hand.
     """
-    backbone = BACKBONES[name]
-    network = backbone.build()
-    if weights is not None:
-        _load(network, name, weights)
-    layers = getattr(network, backbone.layers) if backbone.layers else network
+    layers = build_layers(name, weights)
     names = [child for child, _ in layers.named_children() if child not in CLASSIFIER]
     if list(return_layers) != [child for child in names if child in return_layers]:
         raise ValueError(f"model.return_layers: expected some of {', '.join(names)} in this order, found {', '.join(return_layers)}")
     return IntermediateLayerGetter(layers, {layer: layer for layer in return_layers})
 
 
-def _load(network: nn.Module, name: str, weights: str) -> None:
-    """Give a classifier the weights of its layers; ValueError as `build_backbone`."""
-    state = _fetch(name) if weights == "default" else load_tensors(weights)
-    if isinstance(network, MobileNetV1):
-        state = {rename_published_stage(key): value for key, value in state.items()}
-    state, own = ({key: value for key, value in each.items() if not key.startswith(CLASSIFIER)} for each in (state, network.state_dict()))
-    match_keys(state, own, source=weights)
-    network.load_state_dict(state, strict=False)
+def build_layers(name: str, weights: str | None = None) -> nn.Module:
+    """The layers of a backbone with weights as `build_backbone` takes them; the classifier, where it comes along, has none."""
+    backbone = BACKBONES[name]
+    network = backbone.build()
+    if weights is not None:
+        state = fetch(name, setting="model.backbone_weights") if weights == "default" else load_tensors(weights)
+        if isinstance(network, MobileNetV1):
+            state = {rename_published_stage(key): value for key, value in state.items()}
+        state, own = (_without_classifier(each) for each in (state, network.state_dict()))
+        match_keys(state, own, source=weights)
+        network.load_state_dict(state, strict=False)
+    return getattr(network, backbone.layers) if backbone.layers else network
+
+
+def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
+
+
+def first_stages(body: nn.Module, name: str, count: int) -> list[nn.Module]:
+    """The layers of a backbone's body up to the end of its first `count` stages; ValueError where it has fewer."""
+    children = dict(body.named_children())
+    names = list(children)
+    stages = [stage for stage in stages_of(name) if stage in names]    # layers behind the last level may be cut off
+    if count > len(stages):
+        raise ValueError(f"train.freeze_stages: expected at most the {len(stages)} of {name}, found {count}")
+    end = names.index(stages[count - 1]) + 1 if count else 0
+    return [children[layer] for layer in names[:end]]
 
 
 def stages_of(name: str) -> tuple[str, ...]:
@@ -154,15 +169,16 @@ def rename_published_stage(key: str) -> str:
     return f"stem.{block}.{rest}" if block < 4 else f"stage1.{block - 4}.{rest}"
 
 
-def _fetch(name: str) -> dict[str, Tensor]:
+def fetch(name: str, *, setting: str) -> dict[str, Tensor]:
+    """torchvision's weights for a model of that name, fetched once; ValueError that names the setting where there are none, or that says
+    what to fetch by hand where that failed."""
     if name not in torchvision.models.list_models():
-        raise ValueError(f"model.backbone_weights=default: torchvision has none for {name}; give a file or none")
+        raise ValueError(f"{setting}=default: torchvision has none for {name}; give a file or none")
     weights: WeightsEnum = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ValueError(
-            f"model.backbone_weights=default: download failed ({error}); fetch {weights.url} by hand into {folder}, "
-            "or give its path as model.backbone_weights"
+            f"{setting}=default: download failed ({error}); fetch {weights.url} by hand into {folder}, or give its path as {setting}"
         ) from None

@@ -54,7 +54,7 @@ def export(weights: str | Path, output: str | Path) -> None:
         import onnx
     except ModuleNotFoundError:
         raise missing("onnx") from None
-    model = load_model(weights)
+    model = load_retinaface(weights)
     detector = WholeDetector(fuse(model)).eval()
     names = OUTPUTS if model.landmark_head is not None else OUTPUTS[:-1]
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, **{name: {0: "batch", 1: "priors"} for name in names}}
@@ -78,11 +78,19 @@ def export(weights: str | Path, output: str | Path) -> None:
         onnx.save(graph, str(partial))
 
 
+def load_retinaface(weights: str | Path) -> RetinaFace:
+    """The RetinaFace in a weights file; ValueError for another detector."""
+    model = load_model(weights)
+    if not isinstance(model, RetinaFace):
+        raise ValueError(f"{weights}: only RetinaFace is exported here, found {model.config.architecture}")
+    return model
+
+
 def compare(weights: str | Path, exported: str | Path, *, height: int, width: int) -> dict[str, float]:
     """The largest difference of each output between PyTorch and ONNX Runtime on two random images of that size."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, height, width), dtype=np.uint8))
     with torch.inference_mode():
-        expected = WholeDetector(load_model(weights))(images)
+        expected = WholeDetector(load_retinaface(weights))(images)
     found = OnnxNetwork(exported, "cpu").outputs(images.numpy())
     return {
         name: float(np.abs(ours.numpy() - theirs).max()) for name, ours, theirs in zip(OUTPUTS, expected, found, strict=False)

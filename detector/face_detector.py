@@ -10,14 +10,15 @@ from typing import NamedTuple, overload
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision.ops
-from torch import Tensor
+from torch import Tensor, nn
 
 from config import TestConfig
 from detector.merging import ALL_SIZES, gates, in_gate, join, vote
-from detector.network import Candidates, Network, TorchNetwork
+from detector.models import Model, make_network
+from detector.network import Candidates, Network
 from detector.onnx_network import OnnxNetwork
-from detector.retinaface import RetinaFace
 from detector.weights import SHIPPED, load_model
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS
@@ -51,9 +52,9 @@ class FaceDetector:
     >>> detector(cv2.imread("photo.jpg")).boxes    # doctest: +SKIP
     """
 
-    def __init__(self, network: RetinaFace | Network, config: TestConfig = TestConfig()):
+    def __init__(self, network: Model | Network, config: TestConfig = TestConfig()):
         """A model is copied as it stands now, and left as it is."""
-        self.network = TorchNetwork(network, config.precision) if isinstance(network, RetinaFace) else network
+        self.network = make_network(network, config.precision) if isinstance(network, nn.Module) else network
         self.config = config
 
     @classmethod
@@ -143,8 +144,8 @@ class FaceDetector:
         candidates = join([in_gate(each, view.gate) for each, view in zip(found, views, strict=True)])
         candidates = candidates.take(slice(self.config.top_k))
         faces = candidates.take(self._nms(candidates.boxes, candidates.scores)[: self.config.max_faces])
-        boxes, scores, landmarks = vote(faces, join(found)) if self.config.vote else faces
-        return Detections(boxes.cpu().numpy(), scores.cpu().numpy(), None if landmarks is None else landmarks.cpu().numpy())
+        chosen = vote(faces, join(found)) if self.config.vote else faces
+        return Detections(*(None if part is None else part.cpu().numpy() for part in chosen))    # type: ignore[arg-type]
 
     def _nms(self, boxes: Tensor, scores: Tensor) -> Tensor:
         if boxes.is_cuda:
@@ -173,7 +174,7 @@ def show(image: Image, view: View, *, fill: tuple[int, int, int]) -> Image:
 
 def to_image(candidates: Candidates, view: View, *, width: int, height: int) -> Candidates:
     """What was found in a view, in pixels of the image of width x height, without what lies in the padding."""
-    boxes, scores, landmarks = candidates
+    boxes, scores, landmarks, masks = candidates
     if view.flip:
         boxes = torch.stack([view.width - boxes[:, 2], boxes[:, 1], view.width - boxes[:, 0], boxes[:, 3]], dim=1)
         if landmarks is not None:
@@ -182,7 +183,20 @@ def to_image(candidates: Candidates, view: View, *, width: int, height: int) -> 
     scale = torch.tensor([width / view.width, height / view.height], device=boxes.device)
     boxes = boxes * scale.repeat(2)
     landmarks = None if landmarks is None else landmarks * scale
-    if view.canvas != (view.width, view.height):
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        return Candidates(boxes, scores, landmarks).take((centres <= scale.new_tensor([width, height])).all(dim=1))
-    return Candidates(boxes, scores, landmarks)
+    masks = None if masks is None else _masks_to_image(masks, view, width=width, height=height)
+    shown = Candidates(boxes, scores, landmarks, masks)
+    if view.canvas == (view.width, view.height):
+        return shown
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return shown.take((centres <= scale.new_tensor([width, height])).all(dim=1))
+
+
+def _masks_to_image(masks: Tensor, view: View, *, width: int, height: int) -> Tensor:
+    """Masks (N,H,W) of a view, in pixels of the image."""
+    seen = masks[:, : view.height, : view.width]
+    if view.flip:
+        seen = seen.flip(2)
+    if (width, height) == (view.width, view.height) or not len(seen):
+        return seen if len(seen) else seen.new_zeros(0, height, width)
+    resized = F.interpolate(seen[:, None].float(), size=(height, width), mode="bilinear", align_corners=False)
+    return resized[:, 0].round().to(torch.uint8)

@@ -45,16 +45,18 @@ def join(found: Sequence[Candidates]) -> Candidates:
     if len(found) == 1:
         return found[0]
     landmarks = [each.landmarks for each in found if each.landmarks is not None]
+    masks = [each.masks for each in found if each.masks is not None]
     every = Candidates(
         torch.cat([each.boxes for each in found]),
         torch.cat([each.scores for each in found]),
         torch.cat(landmarks) if landmarks else None,
+        torch.cat(masks) if masks else None,
     )
     return every.take(every.scores.argsort(descending=True, stable=True))
 
 
 def vote(faces: Candidates, voters: Candidates) -> Candidates:
-    """The faces, each with the mean box and points of the voters that overlap it, which are weighted by their scores.
+    """The faces, each with the mean box and points of the voters that overlap it, which are weighted by their scores; masks stay.
 
     One that nothing overlaps, since it has no area, stays as it is.
     """
@@ -68,4 +70,4 @@ def vote(faces: Candidates, voters: Candidates) -> Candidates:
     landmarks = None
     if faces.landmarks is not None and voters.landmarks is not None:
         landmarks = mean(faces.landmarks, voters.landmarks)
-    return Candidates(mean(faces.boxes, voters.boxes), faces.scores, landmarks)
+    return Candidates(mean(faces.boxes, voters.boxes), faces.scores, landmarks, faces.masks)

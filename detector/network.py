@@ -22,15 +22,17 @@ LIGHT = 10_000_000    # parameters; one image on a network of fewer does not kee
 
 class Candidates(NamedTuple):
     """What may be faces in one image, best first, in pixels of the network's input: boxes (N,4) xyxy, scores (N,), landmarks
-    (N,5,2) or None."""
+    (N,5,2) or None, and how sure each pixel is to show it, masks (N,H,W) uint8 of 255, or None."""
 
     boxes: Tensor
     scores: Tensor
     landmarks: Tensor | None
+    masks: Tensor | None = None
 
     def take(self, which: Tensor | slice) -> Candidates:
         """Those that indices, a mask (N,) or a slice name."""
-        return Candidates(self.boxes[which], self.scores[which], None if self.landmarks is None else self.landmarks[which])
+        landmarks, masks = (None if part is None else part[which] for part in (self.landmarks, self.masks))
+        return Candidates(self.boxes[which], self.scores[which], landmarks, masks)
 
 
 class Network(Protocol):

@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from config import ModelConfig
-from detector.backbone import build_backbone, last_stages, levels_of, stages_of
+from config import LossConfig, ModelConfig
+from detector.backbone import build_backbone, first_stages, last_stages, levels_of
 from detector.fpn import FPN
 from detector.heads import Head
 from detector.ssh import SSH
@@ -22,6 +22,9 @@ class RetinaFace(nn.Module):
     Images go in as (B,3,H,W) uint8 BGR of any size; the normalisation is part of the model, so training, inference and export
     cannot disagree. Channels and strides of the levels are read off the backbone. ValueError for what the backbone does not have.
     """
+
+    # The parts that another number of priors or classes does not fit.
+    heads = ("class_head", "box_head", "landmark_head")
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -51,12 +54,11 @@ class RetinaFace(nn.Module):
 
     def first_stages(self, count: int) -> list[nn.Module]:
         """The parts of the backbone up to the end of its first `count` stages; ValueError where it has fewer."""
-        names = list(self.body)
-        stages = [stage for stage in stages_of(self.config.backbone) if stage in names]    # layers behind the last level are cut off
-        if count > len(stages):
-            raise ValueError(f"train.freeze_stages: expected at most the {len(stages)} of {self.config.backbone}, found {count}")
-        end = names.index(stages[count - 1]) + 1 if count else 0
-        return list(self.body.values())[:end]
+        return first_stages(self.body, self.config.backbone, count)
+
+    def idle(self, loss: LossConfig) -> list[nn.Module]:
+        """The parts that nothing is learnt through."""
+        return [self.landmark_head] if self.landmark_head is not None and not loss.landmark_weight else []
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W) of 0 to 255 BGR as the backbone was trained to see them."""

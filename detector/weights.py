@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from config import ModelConfig, from_dict
-from detector.backbone import rename_published_stage
-from detector.retinaface import RetinaFace
+from detector.backbone import fetch, rename_published_stage
+from detector.models import Model, build_model
+from detector.torchvision_detectors import coco_state
 from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
 
 # The detector that comes with the code; weights/README.md says what it was trained on.
@@ -27,28 +28,33 @@ PUBLISHED_NAMES = (
 PUBLISHED_HEADS = {"ClassHead": "class_head", "BboxHead": "box_head", "LandmarkHead": "landmark_head"}
 
 
-def load_model(path: str | Path) -> RetinaFace:
+def load_model(path: str | Path) -> Model:
     """The model in a weights file, built as the file says, in evaluation mode on the CPU; nothing is fetched.
 
     ValueError that names the file, and the first key that is missing, spare or of a wrong shape.
     """
     config, state = read_weights(path)
-    model = RetinaFace(config)
+    model = build_model(config)
     match_keys(state, model.state_dict(), source=path)
     model.load_state_dict(state, strict=False)
     return model.eval()
 
 
-def start_from(model: RetinaFace, path: str | Path) -> list[str]:
+def start_from(model: Model, path: str | Path) -> list[str]:
     """Give a model the weights in a file, and return the names of its heads that do not fit them and so start anew.
 
-    ValueError where the body, the FPN or the SSH modules do not fit: that would be another network.
+    "default" are torchvision's own for one of its detectors, trained on COCO. ValueError where the body, the FPN or the SSH modules do
+    not fit: that would be another network.
     """
-    _, state = read_weights(path)
+    _, state = read_weights(path) if path != "default" else (None, coco_state(fetch(model.config.architecture, setting="model.weights")))
     own = model.state_dict()
     fits = {name for name in own if name in state and state[name].shape == own[name].shape}
-    anew = sorted({_head_of(name) for name in own if _head_of(name) and name not in fits})
-    match_keys({n: v for n, v in state.items() if not _head_of(n)}, {n: v for n, v in own.items() if not _head_of(n)}, source=path)
+
+    def head_of(name: str) -> str:
+        return next((head for head in model.heads if name.startswith(head + ".")), "")
+
+    anew = sorted({head_of(name) for name in own if head_of(name) and name not in fits})
+    match_keys({n: v for n, v in state.items() if not head_of(n)}, {n: v for n, v in own.items() if not head_of(n)}, source=path)
     model.load_state_dict({name: state[name] for name in fits}, strict=False)
     return anew
 
@@ -63,9 +69,20 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         # They only say where that model's training started.
         return replace(config, weights=None, backbone_weights=None), state_dict_of(checkpoint["model"], source=path)
     state = state_dict_of(checkpoint, source=path)
+    if next(iter(state)).startswith("backbone."):
+        return torchvision_config(state), coco_state(state)
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
     return published_config(state), {published_name(name): value for name, value in state.items()}
+
+
+def torchvision_config(state: Mapping[str, Any]) -> ModelConfig:
+    """The detector that one of torchvision's own files belongs to."""
+    kind = "retinanet" if "head.classification_head.cls_logits.weight" in state else "fasterrcnn"
+    if any(name.startswith("roi_heads.mask_head") for name in state):
+        kind = "maskrcnn"
+    architecture: Any = f"{kind}_resnet50_fpn"
+    return ModelConfig(architecture=architecture)
 
 
 def published_config(state: Mapping[str, Any]) -> ModelConfig:
@@ -86,9 +103,3 @@ def published_name(name: str) -> str:
         if found := pattern.match(name):
             return ours.format(int(found[1]) - 1) + name[found.end() :].replace("X", "x")
     return name
-
-
-def _head_of(name: str) -> str:
-    """The head a weight belongs to, such as "class_head", or ""."""
-    part = name.partition(".")[0]
-    return part if part in PUBLISHED_HEADS.values() else ""

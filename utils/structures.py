@@ -79,12 +79,14 @@ class Predictions(NamedTuple):
 class Detections:
     """The faces found in one image, best first, in pixels of that image.
 
-    boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None.
+    boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None; masks (N,H,W) uint8 or None, how sure
+    each pixel is to show it, of 255.
     """
 
     boxes: FloatArray
     scores: FloatArray
     landmarks: FloatArray | None
+    masks: Image | None = None
 
     @classmethod
     def none(cls) -> Detections:
@@ -97,10 +99,11 @@ class Detections:
     def above(self, confidence: float) -> Detections:
         """Those whose score reaches `confidence`."""
         keep = self.scores >= confidence
-        return Detections(self.boxes[keep], self.scores[keep], None if self.landmarks is None else self.landmarks[keep])
+        landmarks = None if self.landmarks is None else self.landmarks[keep]
+        return Detections(self.boxes[keep], self.scores[keep], landmarks, None if self.masks is None else self.masks[keep])
 
     def scaled(self, factor: float) -> Detections:
-        """The same faces in an image `factor` times as large."""
+        """The same boxes and points in an image `factor` times as large, without masks."""
         return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor)
 
     def crop_aligned(self, image: Image, size: int = 112) -> Image:

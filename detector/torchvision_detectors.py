@@ -1,0 +1,195 @@
+"""torchvision's own detectors, seen by the engine and by FaceDetector as RetinaFace is: the same images, targets and candidates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torchvision.models.detection as detection
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from config import LossConfig, ModelConfig
+from detector.backbone import build_layers, first_stages
+from detector.network import BATCH_IMAGES, Candidates, fuse
+from utils.devices import pick_dtype, works_behind
+from utils.memory import keep_freed_memory
+from utils.structures import Target
+
+CLASSES = 2    # background and the one that is looked for
+FILL = (104, 116, 124)    # BGR; what torchvision's normalisation makes nearest to zero
+# The names that their losses have in the history.
+LOSS_NAMES = {
+    "loss_classifier": "class", "classification": "class", "loss_box_reg": "box", "bbox_regression": "box", "loss_mask": "mask",
+    "loss_objectness": "objectness", "loss_rpn_box_reg": "proposal",
+}    # fmt: skip
+TWO_STAGES, ONE_STAGE = ("class", "box", "objectness", "proposal"), ("class", "box")
+PRIORS = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 1.0, 2.0),))    # of the one level of MobileNetV2
+CHANNELS = 1280    # of that level
+EPSILON = 1e-5    # of batch norms; torchvision's COCO weights were made for 0
+
+
+class Kind(NamedTuple):
+    """How to build a detector from its number of classes, the classifier that its backbone is cut from, and its losses."""
+
+    build: Callable[[int], nn.Module]
+    backbone: str
+    losses: tuple[str, ...]
+
+
+def _with_fpn(builder: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
+    """One of torchvision's own builders, kept from fetching anything."""
+    return lambda classes: builder(weights=None, weights_backbone=None, num_classes=classes)
+
+
+def _on_mobilenet(kind: Callable[..., nn.Module], **pools: MultiScaleRoIAlign) -> Callable[[int], nn.Module]:
+    """A detector of two stages on the features of MobileNetV2, which are its only level, called "0"."""
+
+    def build(classes: int) -> nn.Module:
+        features: Any = build_layers("mobilenet_v2")
+        features.out_channels = CHANNELS
+        return kind(features, classes, rpn_anchor_generator=copy.deepcopy(PRIORS), box_roi_pool=_pool(7), **copy.deepcopy(pools))
+
+    return build
+
+
+def _pool(size: int) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(featmap_names=["0"], output_size=size, sampling_ratio=2)
+
+
+KINDS = {
+    "fasterrcnn_resnet50_fpn": Kind(_with_fpn(detection.fasterrcnn_resnet50_fpn), "resnet50", TWO_STAGES),
+    "fasterrcnn_mobilenet_v2": Kind(_on_mobilenet(detection.FasterRCNN), "mobilenet_v2", TWO_STAGES),
+    "maskrcnn_resnet50_fpn": Kind(_with_fpn(detection.maskrcnn_resnet50_fpn), "resnet50", (*TWO_STAGES, "mask")),
+    "maskrcnn_mobilenet_v2": Kind(_on_mobilenet(detection.MaskRCNN, mask_roi_pool=_pool(14)), "mobilenet_v2", (*TWO_STAGES, "mask")),
+    "retinanet_resnet50_fpn": Kind(_with_fpn(detection.retinanet_resnet50_fpn), "resnet50", ONE_STAGE),
+}
+
+
+class PlainTransform(GeneralizedRCNNTransform):
+    """Their normalisation without their resizing: sizes are the affair of the loader and of FaceDetector."""
+
+    def __init__(self) -> None:
+        super().__init__(min_size=0, max_size=0, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        return image, target
+
+
+class TorchvisionDetector(nn.Module):
+    """A detector of torchvision for one class, that takes images (B,3,H,W) uint8 BGR; built without fetching anything unasked.
+
+    Its backbone starts from `backbone_weights`: a file of ImageNet weights, "default" for torchvision's, or none.
+    """
+
+    # The parts that COCO's 91 classes do not fit.
+    heads = tuple(
+        f"detector.{part}" for part in ("roi_heads.box_predictor", "roi_heads.mask_predictor", "head.classification_head.cls_logits")
+    )
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.kind = KINDS[config.architecture]
+        self.detector: Any = self.kind.build(CLASSES)
+        self.detector.transform = PlainTransform()
+        if config.backbone_weights is not None:
+            state = build_layers(self.kind.backbone, config.backbone_weights).state_dict()
+            self.body.load_state_dict({name: state[name] for name in self.body.state_dict()})
+
+    @property
+    def body(self) -> nn.Module:
+        """The layers of the backbone."""
+        backbone = self.detector.backbone
+        return cast(nn.Module, getattr(backbone, "body", backbone))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """The parts of the backbone up to the end of its first `count` stages; ValueError where it has fewer."""
+        return first_stages(self.body, self.kind.backbone, count)
+
+    def idle(self, loss: LossConfig) -> list[nn.Module]:
+        """The parts that nothing is learnt through: none, for their losses have weights of their own."""
+        return []
+
+    def forward(self, images: Tensor, targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        """In training the losses of images (B,3,H,W) BGR of 0 to 255 by torchvision's names, else what is found in each image."""
+        return self.detector([image.flip(0).float() / 255 for image in images], targets)
+
+
+def coco_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of one of torchvision's files by the names they have here.
+
+    Their batch norms add nothing to the variance, ours add EPSILON: so that much is taken off.
+    """
+    frozen = not any(name.endswith("num_batches_tracked") for name in state)
+    return {f"detector.{name}": value - EPSILON if frozen and name.endswith("running_var") else value for name, value in state.items()}
+
+
+class Labelled(NamedTuple):
+    """Targets as torchvision has them, and how many images (1,) they are of."""
+
+    targets: list[dict[str, Tensor]]
+    counts: Tensor
+
+
+class TorchvisionObjective:
+    """The losses that torchvision's detector gives, as the engine wants them; ignored objects are left out, so they are background.
+
+    `network` is the model, or what DistributedDataParallel or torch.compile made of it.
+    """
+
+    def __init__(self, network: nn.Module, model: TorchvisionDetector):
+        self.network = network
+        self.names = model.kind.losses
+
+    def assign(self, images: Tensor, targets: Sequence[Target]) -> Labelled:
+        """What images (B,3,H,W) must teach."""
+        return Labelled([self._labels(target) for target in targets], torch.tensor([float(len(images))], device=images.device))
+
+    def _labels(self, target: Target) -> dict[str, Tensor]:
+        learnt = ~target.ignore
+        labels = {"boxes": target.boxes[learnt], "labels": learnt.new_ones(int(learnt.sum()), dtype=torch.int64)}
+        return {**labels, "masks": target.masks()[learnt].to(torch.uint8)} if "mask" in self.names else labels
+
+    def losses(self, images: Tensor, assignment: Labelled, counts: Tensor) -> dict[str, Tensor]:
+        """The mean losses of images (B,3,H,W), as their share of those of `counts` images."""
+        by_name = self.network(images, assignment.targets)
+        share = len(images) / counts[0]
+        return {LOSS_NAMES[name]: loss.float() * share for name, loss in by_name.items()}
+
+
+class TorchvisionNetwork:
+    """A TorchvisionDetector as it stands now, as FaceDetector uses networks. Its own NMS, at IoU 0.5, goes before that of FaceDetector."""
+
+    fill = FILL
+    light = False
+
+    def __init__(self, model: TorchvisionDetector, precision: str):
+        self.model = fuse(copy.deepcopy(model).eval())
+        self.device = model.device
+        self.dtype = pick_dtype(precision, model.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
+        if not works_behind(self.device):
+            keep_freed_memory()
+        self.batch = BATCH_IMAGES if works_behind(self.device) else 1
+
+    def __call__(self, images: Tensor, *, confidence: float, top_k: int) -> list[Candidates]:
+        limited = getattr(self.model.detector, "roi_heads", self.model.detector)
+        limited.score_thresh, limited.detections_per_img = confidence, top_k
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            found = self.model(images.to(self.device, non_blocking=True))
+        return [_candidates(each) for each in found]
+
+
+def _candidates(found: dict[str, Tensor]) -> Candidates:
+    order = found["scores"].float().argsort(descending=True, stable=True)
+    masks = (found["masks"][:, 0] * 255).round().to(torch.uint8)[order] if "masks" in found else None
+    return Candidates(found["boxes"].float()[order], found["scores"].float()[order], None, masks)
