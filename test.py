@@ -21,7 +21,7 @@ from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
 from detector.weights import SHIPPED
 from utils.average_precision import size_metrics, threshold_metrics
-from utils.coco_eval import coco_metrics
+from utils.coco_eval import coco_metrics, have_masks
 from utils.files import whole_file
 from utils.image_header import have_many_sizes
 from utils.images import write_image
@@ -157,6 +157,8 @@ def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str,
     }
     try:
         metrics["coco"] = coco_metrics(detections, targets)
+        if have_masks(detections, targets):
+            metrics["coco_masks"] = coco_metrics(detections, targets, kind="segm")
     except ModuleNotFoundError:
         print('no figures of COCO: they need pip install -e ".[eval]"')
     return metrics
@@ -224,8 +226,9 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if "wider" in metrics:
         figures = " / ".join(f"{metrics['wider'][setting]:.4f}" for setting in SETTINGS)
         lines.append(f"WIDER FACE {' / '.join(SETTINGS)}: {figures}, {count_of(metrics['images'], 'image')}")
-    if "coco" in metrics:
-        lines.append("COCO " + ", ".join(f"{name} {value:.4f}" for name, value in metrics["coco"].items()))
+    for key, title in (("coco", "COCO"), ("coco_masks", "COCO, of masks")):
+        if key in metrics:
+            lines.append(f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics[key].items()))
     if "at_draw_confidence" in metrics:
         at = metrics["at_draw_confidence"]
         shares = ", ".join(f"{name} {at[name]:.4f}" for name in ("precision", "recall", "f1") if name in at)

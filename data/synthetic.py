@@ -11,6 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data.drawn_people import draw_people
+from data.painting import draw_background, skin
+from data.penn_fudan import MASKS
 from utils.arrays import FloatArray, Image
 from utils.files import whole_file
 from utils.images import write_image
@@ -103,40 +106,6 @@ def _touch(a: FloatArray, b: FloatArray) -> bool:
     return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
 
 
-def draw_background(rng: np.random.Generator, size: int) -> Image:
-    """A gradient (size,size,3) cluttered with boxes, lines, discs and text, some of them of the colour and outline of a face."""
-    corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
-    image = np.ascontiguousarray(cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR))
-    for _ in range(int(rng.integers(8, 40))):
-        x, y = (int(v) for v in rng.integers(0, size, 2))
-        width, height = (int(v) for v in size * 0.02 * 25 ** rng.random(2))
-        color = skin(rng) if rng.random() < 0.3 else _color(rng)
-        thickness = int(rng.choice([-1, -1, 1, 2, 4]))
-        kind = rng.integers(4)
-        if kind == 0:
-            cv2.rectangle(image, (x, y), (x + width, y + height), color, thickness)
-        elif kind == 1:
-            cv2.ellipse(image, (x, y), (width // 2, height // 2), float(rng.uniform(0, 180)), 0, 360, color, thickness, cv2.LINE_AA)
-        elif kind == 2:
-            cv2.line(image, (x, y), (x + width, y - height), color, max(1, thickness), cv2.LINE_AA)
-        else:
-            text = "".join(rng.choice(list("abcdeFGHIJ0123456789"), 4))
-            cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, float(rng.uniform(0.3, 1.5)), color, max(1, thickness))
-    return np.asarray(image, dtype=np.uint8)
-
-
-def skin(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A skin colour, BGR."""
-    light = rng.uniform(0.3, 1)
-    blue, green, red = np.array([150, 185, 235]) * light + rng.uniform(-15, 15, 3)
-    return int(blue), int(green), int(red)
-
-
-def _color(rng: np.random.Generator) -> tuple[int, int, int]:
-    blue, green, red = rng.integers(0, 256, 3)
-    return int(blue), int(green), int(red)
-
-
 def _draw_face(image: Image, rng: np.random.Generator, centre: FloatArray, axes: FloatArray, turn: FloatArray) -> None:
     """Paint a face into an image: an ellipse with those half axes (2,), turned by a rotation (2,2), with hair, eyes, nose, mouth."""
     corner = np.floor(centre - axes.max() - 1).astype(int)
@@ -217,12 +186,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", metavar="PIXELS", type=int, default=IMAGE_SIZE, help="side of an image (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="equal seeds draw equal images (default: %(default)s)")
     parser.add_argument("--coco", action="store_true", help="write the labels as COCO JSON, annotations.json, instead of label.txt")
+    parser.add_argument("--people", action="store_true", help="draw people with masks, laid out like Penn-Fudan's PNGImages/ and PedMasks/")
     arguments = parser.parse_args(argv)
-    for name in (LABEL_NAME, COCO_NAME):
+    for name in (LABEL_NAME, COCO_NAME, MASKS):
         if (arguments.folder / name).exists():
             raise ValueError(f"{arguments.folder}: holds a {name} already; name another folder")
     if arguments.images < 1 or arguments.size < 32 or arguments.seed < 0:
         raise ValueError("expected --images of at least 1, --size of at least 32 and --seed of at least 0")
+    if arguments.people:
+        draw_people(arguments.folder, images=arguments.images, size=arguments.size, seed=arguments.seed)
+        print(f"{arguments.folder}: {arguments.images} images")
+        return 0
     label = draw_set(arguments.folder, images=arguments.images, size=arguments.size, seed=arguments.seed, coco=arguments.coco)
     print(f"{label}: {arguments.images} images")
     return 0

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_target
 
-from utils.coco_eval import coco_metrics
-from utils.structures import Detections
+from utils.coco_eval import coco_metrics, have_masks
+from utils.structures import Detections, Target
 
 pytest.importorskip("pycocotools")
 
@@ -20,7 +22,8 @@ def found(rows: list[list[float]]) -> Detections:
 def test_perfect_boxes_of_all_sizes_give_one_everywhere() -> None:
     boxes = [[0, 0, 10, 10], [50, 0, 100, 50], [0, 100, 200, 300]]
     metrics = coco_metrics([found([[*box, 0.9] for box in boxes])], [make_target(boxes)])
-    assert metrics == pytest.approx(dict.fromkeys(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "AR100"], 1.0) | {"AR1": 1 / 3})
+    whole = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl", "AR10", "AR100"]
+    assert metrics == pytest.approx(dict.fromkeys(whole, 1.0) | {"AR1": 1 / 3})
 
 
 def test_loose_box_counts_at_the_low_thresholds_only() -> None:
@@ -44,6 +47,38 @@ def test_ignored_face_is_neither_missed_nor_wrong() -> None:
 def test_nothing_found_is_zero_and_nothing_to_find_is_absent() -> None:
     assert coco_metrics([Detections.none()], [make_target([[0, 0, 10, 10]])])["AP"] == 0
     assert coco_metrics([found([[0, 0, 5, 5, 0.5]])], [make_target([])]) == {}
+
+
+def masked(found_boxes: list[list[int]], true_boxes: list[list[int]]) -> tuple[Detections, Target]:
+    """Rectangles as masks in an image of 60 x 80 pixels, found with falling scores."""
+    regions, masks = torch.zeros(60, 80, dtype=torch.int16), np.zeros((len(found_boxes), 60, 80), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(true_boxes, start=1):
+        regions[y1:y2, x1:x2] = number
+    for mask, (x1, y1, x2, y2) in zip(masks, found_boxes, strict=True):
+        mask[y1:y2, x1:x2] = 200
+    scores = np.linspace(0.9, 0.5, len(found_boxes), dtype=np.float32)
+    target = replace(make_target([list(map(float, box)) for box in true_boxes]), regions=regions)
+    return Detections(np.array(found_boxes, np.float32).reshape(-1, 4), scores, None, masks), target
+
+
+@pytest.mark.parametrize("package", ["pycocotools", "faster_coco_eval"])
+def test_masks_are_compared_pixel_by_pixel(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(package)
+    if package != "pycocotools":
+        monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    detections, target = masked([[0, 0, 10, 10], [40, 20, 50, 26]], [[0, 0, 10, 10], [40, 20, 50, 30]])
+    assert detections.masks is not None
+    detections.masks[0, :5] = 100    # half of it is not sure enough
+    assert have_masks([detections], [target]) and not have_masks([found([])], [target])
+    metrics = coco_metrics([detections], [target], kind="segm")
+    assert metrics["AR"] == pytest.approx((0.1 + 0.3) / 2)    # IoU 0.5 at one threshold of ten, IoU 0.6 at three
+    assert metrics["AR1"] == pytest.approx(0.05) and metrics["AR10"] == metrics["AR"]
+    assert coco_metrics([detections], [target])["AR"] == pytest.approx((1 + 0.3) / 2)    # the box itself is right
+
+
+def test_masks_of_nothing_found_are_zero() -> None:
+    detections, target = masked([], [[0, 0, 10, 10]])
+    assert coco_metrics([detections], [target], kind="segm")["AP"] == 0
 
 
 def test_either_package_gives_the_same(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:    # it brings PyTorch along, which takes longer to import tha
     from utils.structures import Detections
 
 GREEN, RED, WHITE, BLACK, GREY = (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (160, 160, 160)
+MASK_COLORS = ((255, 128, 0), (0, 160, 255), (200, 0, 200), (0, 220, 220), (0, 200, 0), (80, 80, 255))
+SURE = round(0.7 * 255)    # from here on a pixel of a mask is drawn
 FIRST_IMAGES = 4    # of a set, shown on a contact sheet
 SHEET_CELL = 640    # pixels; side of an image on a contact sheet of a few
 SUBPIXEL = 4    # fractional bits of OpenCV's coordinates
@@ -23,7 +25,23 @@ LARGE_BESIDE_NUMBER = 2.5    # times as wide and high as its number, a face may 
 
 
 def draw_detections(image: Image, detections: Detections) -> Image:
-    """A copy of an image with each face's box, its five points unless it is tiny, and its confidence where there is room for it."""
+    """A copy of an image with each face's box, its five points unless it is tiny, and its confidence where there is room for it.
+
+    Where there are masks, each is laid over its object in a colour of its own.
+    """
+    return _draw_outlines(lay_masks(image, detections.masks), detections)
+
+
+def lay_masks(image: Image, masks: Image | None) -> Image:
+    """A copy of an image (H,W,3) with masks (N,H,W) laid over it where they are sure enough, the first on top."""
+    laid = image.copy()
+    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
+        shown = mask >= SURE
+        laid[shown] = (laid[shown] + np.array(MASK_COLORS[number % len(MASK_COLORS)])) // 2
+    return laid
+
+
+def _draw_outlines(image: Image, detections: Detections) -> Image:
     drawn = image.copy()
     for index in range(len(detections) - 1, -1, -1):    # the best last, so that it lies on top
         box = detections.boxes[index]
@@ -124,8 +142,8 @@ def contact_sheet(images: Sequence[Image], *, columns: int = 2, side: int = SHEE
 
 def draw_cell(image: Image, detections: Detections, *, side: int = SHEET_CELL) -> Image:
     """`draw_detections` at the size that the image has on a contact sheet."""
-    cell, factor = fit_cell(image, side=side)
-    return draw_detections(cell, detections.scaled(factor))
+    cell, factor = fit_cell(lay_masks(image, detections.masks), side=side)
+    return _draw_outlines(cell, detections.scaled(factor))
 
 
 def _line_width(image: Image) -> int:
