@@ -1,35 +1,151 @@
-"""What a network costs: parameters, and multiply-accumulates (MAC) of a forward pass."""
+"""What a network is made of and what it costs, layer by layer: python -m detector.summary MODEL"""
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from config import PRESETS, load_config
+from detector.models import build_model
+from detector.weights import load_model
+from utils.script import DONE, ArgumentParser, run_script
 
-def part_table(model: nn.Module, *, size: int) -> str:
-    """A line for each part of a model that takes images (B,3,H,W): its parameters, and its GMAC for one image of size x size pixels."""
-    macs = count_macs(model, size=size)
-    lines = []
-    for name, part in [*model.named_children(), ("all", model)]:
-        parameters = sum(weight.numel() for weight in part.parameters())
-        lines.append(f"{name:14}{parameters:12,} parameters{macs[name] / 1e9:12.3f} GMAC at {size} x {size}")
-    return "\n".join(lines)
+TORCHVISION = "torchvision:"
+TEXTS = 3    # columns before the numbers
+CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 640    # pixels
 
 
-def count_macs(model: nn.Module, *, size: int) -> dict[str, int]:
-    """The MAC of each part of a model by its name, and of the whole as "all", for one image of size x size pixels."""
-    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+class Layer(NamedTuple):
+    """A layer by its name in the model: its kind, the shape of what comes out for one image, its numbers of weights and biases, and the
+    multiply-accumulates (MAC) of a forward pass."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    weights: int
+    biases: int
+    macs: int
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.biases
+
+
+def layers_of(model: nn.Module, *, size: int) -> list[Layer]:
+    """The layers of a model that takes images (B,3,H,W), for one image of size x size pixels, in the order of their first use.
+
+    Listed are those with parameters of their own, and those that change the shape of what goes through them. One that is used several
+    times has the shape of the first time and the MAC of all of them.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    reshaping: set[str] = set()
+
+    def note(name: str, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            shapes.setdefault(name, tuple(output.shape))
+            before = inputs[0] if isinstance(inputs, tuple) and inputs else None
+            if isinstance(before, Tensor) and before.shape != output.shape:
+                reshaping.add(name)
+
+    modules = dict(model.named_modules())
+    hooks = [
+        part.register_forward_hook(lambda part, inputs, output, name=name: note(name, inputs, output)) for name, part in modules.items()
+    ]
+    macs = _count_macs(model, size)
+    for hook in hooks:
+        hook.remove()
+    listed = {name: part for name, part in modules.items() if _own_parameters(part) or (name in reshaping and not list(part.children()))}
+    order = sorted(listed, key=lambda name: list(shapes).index(name) if name in shapes else len(shapes))
+    return [_layer(name, listed[name], shapes.get(name, ()), macs) for name in order]
+
+
+def _layer(name: str, part: nn.Module, shape: tuple[int, ...], macs: dict[str, int]) -> Layer:
+    biases = sum(values.numel() for key, values in _own_parameters(part).items() if key.endswith("bias"))
+    weights = sum(values.numel() for values in _own_parameters(part).values()) - biases
+    below = sum(macs.get(f"{name}.{child}", 0) for child, _ in part.named_children())
+    return Layer(name, type(part).__name__, shape, weights, biases, macs.get(name, 0) - below)
+
+
+def _own_parameters(part: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(part.named_parameters(recurse=False))
+
+
+def _count_macs(model: nn.Module, size: int) -> dict[str, int]:
+    """The MAC of each part of a model by its name, those of its parts included."""
+    some = next(model.parameters())
+    image = torch.zeros(1, 3, size, size, device=some.device)
     modes = {part: part.training for part in model.modules()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(image)
     for part, training in modes.items():
         part.training = training
+    top = type(model).__name__ + "."
     flops = {path: sum(by_operator.values()) for path, by_operator in counter.get_flop_counts().items()}
+    return {path.removeprefix(top): count // 2 for path, count in flops.items() if path.startswith(top)}    # two operations a MAC
 
-    def macs(part: nn.Module, path: str) -> int:
-        # Two operations are counted a MAC; a list of modules is not called itself.
-        return flops[path] // 2 if path in flops else sum(macs(child, f"{path}.{name}") for name, child in part.named_children())
 
-    top = type(model).__name__
-    return {"all": macs(model, top), **{name: macs(part, f"{top}.{name}") for name, part in model.named_children()}}
+def format_table(layers: Sequence[Layer]) -> str:
+    """Layers as lines with their shapes, parameters and GMAC, the sums below them."""
+    rows: list[tuple[str, ...]] = [("layer", "kind", "output", "weights", "biases", "parameters", "GMAC")]
+    for layer in layers:
+        shape = " x ".join(map(str, layer.shape[1:]))    # without the batch
+        rows.append((layer.name, layer.kind, shape, *_numbers(layer.weights, layer.biases, layer.macs)))
+    weights, biases, macs = (sum(getattr(layer, name) for layer in layers) for name in ("weights", "biases", "macs"))
+    rows.append(("all", "", "", *_numbers(weights, biases, macs)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = [f"{{:{'<' if place < TEXTS else '>'}{width}}}" for place, width in enumerate(widths)]
+    return "\n".join("  ".join(columns).format(*row) for row in rows)
+
+
+def _numbers(weights: int, biases: int, macs: int) -> tuple[str, ...]:
+    return f"{weights:,}", f"{biases:,}", f"{weights + biases:,}", f"{macs / 1e9:.4f}"
+
+
+def find_model(name: str) -> nn.Module:
+    """The model of a preset, in a checkpoint, or of torchvision ("torchvision:vgg16"), that takes images (B,3,H,W); nothing is fetched."""
+    if name in PRESETS:
+        return build_model(load_config(name).model)
+    if not name.startswith(TORCHVISION):
+        return load_model(name)
+    name = name.removeprefix(TORCHVISION)
+    if name not in torchvision.models.list_models():
+        raise ValueError(f"{TORCHVISION}{name}: torchvision has no model of that name")
+    builder = torchvision.models.get_model_builder(name)
+    kept_from_fetching = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
+    model: nn.Module = builder(weights=None, **kept_from_fetching)
+    return model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="python -m detector.summary",
+        description="List the layers of a network with their output, parameters and multiply-accumulates (MAC), and the sums.",
+        epilog="Examples: python -m detector.summary resnet50 --size 640; python -m detector.summary torchvision:vgg16",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"preset ({', '.join(PRESETS)}), checkpoint of train.py, published weights, or torchvision:NAME"
+    )
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=int, help=f"side of the image (default: {DETECTOR_SIZE}, of a classifier {CLASSIFIER_SIZE})"
+    )
+    arguments = parser.parse_args(argv)
+    is_classifier = arguments.model.startswith(TORCHVISION)
+    size = arguments.size or (CLASSIFIER_SIZE if is_classifier else DETECTOR_SIZE)
+    if size < 1:
+        raise ValueError(f"--size: expected at least 1 pixel, found {size}")
+    layers = layers_of(find_model(arguments.model), size=size)
+    print(format_table(layers))
+    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    print(f"{arguments.model}: {parameters:,} parameters, {macs / 1e9:.2f} GMAC for an image of {size} x {size} pixels")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, "detector.summary"))

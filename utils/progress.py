@@ -25,6 +25,8 @@ class Pace:
         self.images = 0
         self.waited = 0.0
         self.started = time.monotonic()
+        self.batches = 0
+        self._lap = self.started, 0.0, 0
 
     def measure(self, batches: Iterator[T], *, size: Callable[[T], int]) -> Iterator[T]:
         """The same batches, timed, and their images counted."""
@@ -35,7 +37,14 @@ class Pace:
             if batch is None:
                 return
             self.images += size(batch) * world_size()
+            self.batches += 1
             yield batch
+
+    def lap(self) -> str:
+        """The mean time of a step since the last call, and the part of it spent waiting for data, in seconds."""
+        (started, waited, batches), self._lap = self._lap, (time.monotonic(), self.waited, self.batches)
+        steps = max(1, self.batches - batches)
+        return f"time {(self._lap[0] - started) / steps:.3f} s, data {(self.waited - waited) / steps:.3f} s"
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)

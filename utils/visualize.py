@@ -37,7 +37,7 @@ def lay_masks(image: Image, masks: Image | None) -> Image:
     laid = image.copy()
     for number, mask in reversed(list(enumerate([] if masks is None else masks))):
         shown = mask >= SURE
-        laid[shown] = (laid[shown] + np.array(MASK_COLORS[number % len(MASK_COLORS)])) // 2
+        laid[shown] = (image[shown] + np.array(MASK_COLORS[number % len(MASK_COLORS)])) // 2
     return laid
 
 

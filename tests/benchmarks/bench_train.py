@@ -211,7 +211,7 @@ def on_gpu(label: Path) -> None:
     """Print how ResNet50 trains on a GPU."""
     import torch
 
-    from detector.summary import count_macs
+    from detector.summary import layers_of
 
     bandwidth, arithmetic = measure_gpu()
     print(f"{torch.cuda.get_device_name()}: copies {bandwidth / 1e12:.2f} TB/s, multiplies bfloat16 with {arithmetic / 1e12:.0f} TFLOP/s")
@@ -227,7 +227,8 @@ def on_gpu(label: Path) -> None:
             run_steps(trainer, GPU_STEPS)
             torch.cuda.synchronize()
             rate = BATCH * GPU_STEPS / (time.perf_counter() - started)
-            seconds = max(6 * count_macs(trainer.model, size=size)["all"] / arithmetic, traffic(trainer.model, size=size) / bandwidth)
+            macs = sum(layer.macs for layer in layers_of(trainer.model, size=size))
+            seconds = max(6 * macs / arithmetic, traffic(trainer.model, size=size) / bandwidth)
             print(
                 f"    {size} pixels, {'compiled' if compiled else 'eager':9}{rate:7.0f} images/s, {rate * seconds:4.0%} of the roofline of "
                 f"{1 / seconds:,.0f}, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, "
