@@ -117,7 +117,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
-            listing.add(photo.path, photo.image, detections.above(test.draw_confidence))
+            listing.add(photo.path, photo.image, detections.above(test.draw_confidence), target=photo.target)
             path = free_path(prediction_path(output / "predictions", photo.name), written)
             written.add(path)
             write_predictions(path, detections)

@@ -62,7 +62,8 @@ def read_regions(path: str | Path) -> Regions:
 
     FileNotFoundError or ValueError that names the file.
     """
-    mask = cv2.imdecode(read_file(path), cv2.IMREAD_UNCHANGED)
+    encoded = read_file(path)
+    mask = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
     if mask is None:
         raise ValueError(f"{path}: not a readable mask")
     colours = mask.astype(np.int64)

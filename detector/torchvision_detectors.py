@@ -161,9 +161,9 @@ class TorchvisionObjective:
 
     def losses(self, images: Tensor, assignment: Labelled, counts: Tensor) -> dict[str, Tensor]:
         """The mean losses of images (B,3,H,W), as their share of those of `counts` images."""
-        by_name = self.network(images, assignment.targets)
+        by_name = {LOSS_NAMES[name]: loss for name, loss in self.network(images, assignment.targets).items()}
         share = len(images) / counts[0]
-        return {LOSS_NAMES[name]: loss.float() * share for name, loss in by_name.items()}
+        return {name: by_name[name].float() * share for name in self.names}
 
 
 class TorchvisionNetwork:

@@ -6,7 +6,7 @@ import json
 from typing import Any, TextIO
 
 from utils.arrays import Image
-from utils.structures import Detections
+from utils.structures import Detections, Target
 from utils.visualize import draw_cell
 
 
@@ -20,9 +20,14 @@ class Listing:
         self.sheet: list[Image] = []
         self.lines = 0
 
-    def add(self, source: str, image: Image, detections: Detections, *, frame: int | None = None) -> None:
-        """Write a line for an image (H,W,3), or for the frame of that number, counted from 0."""
+    def add(
+        self, source: str, image: Image, detections: Detections, *, frame: int | None = None, target: Target | None = None
+    ) -> None:
+        """Write a line for an image (H,W,3), or for the frame of that number, counted from 0; with the labelled faces where there are."""
         line = {"source": source, "frame": frame, "width": image.shape[1], "height": image.shape[0], "detections": to_json(detections)}
+        if target is not None:
+            pairs = zip(target.boxes.tolist(), target.ignore.tolist(), strict=True)
+            line["faces"] = [{"box": box, "ignore": ignore} for box, ignore in pairs]
         self.file.write(json.dumps(line) + "\n")
         self.lines += 1
         if frame is None and len(self.sheet) < self.sheet_images:

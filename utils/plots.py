@@ -15,6 +15,7 @@ from utils.arrays import FloatArray
 from utils.files import whole_file
 
 BLUE, GREY = "#2a6f97", "#cfd8dc"
+WIDE = 5    # from here on, the largest value over the smallest, a scale is logarithmic
 LINES = ("#2e7d32", "#e07a1f", "#b71c1c")
 
 
@@ -109,4 +110,24 @@ def plot_curves(panels: Mapping[str, tuple[FloatArray, FloatArray]], path: Path,
         axis.set_xlim(0, limit)
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def plot_scatter(panels: Mapping[str, Sequence[float]], heights: Sequence[float], names: Sequence[str], path: Path, *, y: str) -> None:
+    """Named points of the same heights (y) over the values of each panel; far apart, they stand on a logarithmic scale."""
+    figure = Figure(figsize=(5.2 * len(panels), 4.6 + 0.25 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        for number, (value, height, name) in enumerate(zip(values, heights, names, strict=True)):
+            axis.plot(value, height, linestyle="", marker="os^Dv*PX"[number % 8], markersize=10, color=f"C{number % 10}", label=name)
+        axis.margins(0.15)
+        if max(values) > WIDE * min(values):
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+        else:
+            axis.set_xlim(0, 1.15 * max(values))
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel(y)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     save_figure(figure, path)

@@ -140,6 +140,16 @@ def contact_sheet(images: Sequence[Image], *, columns: int = 2, side: int = SHEE
     return np.vstack(rows)
 
 
+def write_line(image: Image, text: str) -> Image:
+    """The image below a line of text, in letters as large as its width allows."""
+    scale = 0.6
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    scale *= min(1.0, (image.shape[1] - 8) / max(1, width))
+    line = np.zeros((height + base + 8, image.shape[1], 3), np.uint8)
+    cv2.putText(line, text, (4, height + 4), cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, 1, cv2.LINE_AA)
+    return np.vstack([line, image])
+
+
 def draw_cell(image: Image, detections: Detections, *, side: int = SHEET_CELL) -> Image:
     """`draw_detections` at the size that the image has on a contact sheet."""
     cell, factor = fit_cell(lay_masks(image, detections.masks), side=side)

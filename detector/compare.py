@@ -1,0 +1,219 @@
+"""Detectors side by side: what each finds, what it costs, and how it errs: python -m detector.compare RUN ..."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from config import TestConfig, from_dict
+from detector.face_detector import FaceDetector
+from detector.models import Model
+from detector.summary import layers_of
+from detector.weights import load_model
+from utils.average_precision import match_detections
+from utils.box_utils import jaccard
+from utils.checkpoint import read_checkpoint
+from utils.files import whole_file
+from utils.images import read_image, write_image
+from utils.plots import plot_scatter
+from utils.script import DONE, ArgumentParser, count_of, run_script
+from utils.sources import free_path
+from utils.structures import Detections, Target
+from utils.visualize import draw_cell, write_line
+
+SIZE = 640    # pixels; side of the image that cost is measured on
+WARMUP, TIMED = 3, 15    # images
+CELL = 640    # pixels; side of a drawn photo
+COLUMNS = ("run", "model", "AP50", "COCO AP", "M parameters", "GMAC", "ms an image")
+
+
+class Run(NamedTuple):
+    """A detector and its figures: its name, weights file, how it was tested, AP50 and COCO AP where they were measured, and the labelled
+    faces of the photos it was scored on, by their file."""
+
+    name: str
+    weights: Path
+    test: TestConfig
+    ap50: float | None
+    coco: float | None
+    faces: Mapping[Path, Target]
+
+
+class Cost(NamedTuple):
+    """What a detector takes: parameters, multiply-accumulates and seconds for one image."""
+
+    parameters: int
+    macs: int
+    seconds: float
+
+
+class Count(NamedTuple):
+    """What a detector drew: boxes; those of them that show no face; and those that show one a second time."""
+
+    boxes: int
+    false: int
+    duplicate: int
+
+
+def find_run(place: str) -> Run:
+    """The run in a folder that test.py --labels or train.py wrote, or of a weights file, which has no figures.
+
+    FileNotFoundError or ValueError that names it.
+    """
+    folder = Path(place)
+    if (folder / "metrics.json").is_file():
+        return _scored(folder)
+    weights = folder / "best.pth" if folder.is_dir() else folder
+    if folder.is_dir() and not weights.is_file():
+        raise FileNotFoundError(f"{folder}: expected metrics.json of test.py --labels or best.pth of train.py, found neither")
+    checkpoint = read_checkpoint(weights) if folder.is_dir() else {}
+    test = from_dict(checkpoint["config"], source=f"{weights}: ").test if checkpoint else TestConfig()
+    return Run(place, weights, test, checkpoint.get("ap50"), None, {})
+
+
+def _scored(folder: Path) -> Run:
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        settings = metrics["settings"]
+        weights = Path(settings["weights"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: expected the figures of test.py --labels, found others") from None
+    names = {field.name for field in fields(TestConfig)} - {"device"}
+    test = from_dict({"test": {name: value for name, value in settings.items() if name in names}}, source=f"{path}: ").test
+    return Run(str(folder), weights, test, metrics.get("ap50"), metrics.get("coco", {}).get("AP"), read_faces(folder / "detections.jsonl"))
+
+
+def read_faces(path: Path) -> dict[Path, Target]:
+    """The labelled faces of each photo in a listing of test.py --labels."""
+    faces = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        image = json.loads(line)
+        if "faces" in image:
+            boxes = torch.tensor([face["box"] for face in image["faces"]], dtype=torch.float32).reshape(-1, 4)
+            ignore = torch.tensor([face["ignore"] for face in image["faces"]], dtype=torch.bool)
+            known = torch.zeros(len(boxes), 5, dtype=torch.bool)
+            faces[Path(image["source"]).resolve()] = Target(boxes, torch.zeros(len(boxes), 5, 2), known, ignore)
+    return faces
+
+
+def measure(model: Model, test: TestConfig, *, size: int) -> Cost:
+    """What a model takes for one image of size x size pixels: the time is the median of some, from the image to its faces."""
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    detector = FaceDetector(model, test)
+    seconds = []
+    for _ in range(WARMUP + TIMED):
+        started = time.perf_counter()
+        detector(image)
+        seconds.append(time.perf_counter() - started)
+    parameters = sum(weights.numel() for weights in model.parameters())
+    macs = sum(layer.macs for layer in layers_of(model, size=size))
+    return Cost(parameters, macs, statistics.median(seconds[WARMUP:]))
+
+
+def count_mistakes(detections: Detections, target: Target) -> Count:
+    """How many of the detections show no labelled face, and how many show one that a better one shows already, at IoU 0.5."""
+    unmatched = match_detections(detections, target).found == -1
+    iou = jaccard(torch.from_numpy(detections.boxes), target.boxes)    # (N, M)
+    near = (iou >= 0.5).any(dim=1).numpy() if len(target.boxes) else np.zeros(len(detections), bool)
+    return Count(len(detections), int((unmatched & ~near).sum()), int((unmatched & near).sum()))
+
+
+def format_table(runs: Sequence[Run], models: Sequence[Model], costs: Sequence[Cost]) -> str:
+    """The runs as lines of a Markdown table."""
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for run, model, cost in zip(runs, models, costs, strict=True):
+        config = model.config
+        kind = f"retinaface {config.backbone}" if config.architecture == "retinaface" else config.architecture
+        figures = ["-" if value is None else f"{value:.4f}" for value in (run.ap50, run.coco)]
+        rows.append((run.name, kind, *figures, f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e9:.2f}", f"{cost.seconds * 1e3:.1f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Sequence[Path], output: Path) -> list[str]:
+    """Draw what each run finds in each photo, side by side, into a folder; gives a line of counts for each run."""
+    labelled = {path: target for run in runs for path, target in run.faces.items()}
+    counts: list[list[Count]] = [[] for _ in runs]
+    written: set[Path] = set()
+    for photo in photos:
+        target = labelled.get(photo.resolve())
+        image = read_image(photo, turn=target is None)
+        cells = []
+        for run, detector, of_run in zip(runs, detectors, counts, strict=True):
+            found = detector(image).above(run.test.draw_confidence)
+            told = count_of(len(found), "box").replace("boxs", "boxes")
+            if target is not None:
+                of_run.append(count_mistakes(found, target))
+                told += f", {of_run[-1].false} false, {of_run[-1].duplicate} duplicate"
+            cells.append(write_line(draw_cell(image, found, side=CELL), f"{run.name}: {told}"))
+        path = free_path(output / f"{photo.stem}.png", written)
+        written.add(path)
+        write_image(path, np.hstack(cells))
+    lines = []
+    for run, of_run in zip(runs, counts, strict=True):
+        if of_run:
+            boxes, false, duplicate = map(sum, zip(*of_run, strict=True))
+            lines.append(f"{run.name}: {boxes} boxes on {count_of(len(of_run), 'labelled photo')}, {false} false, {duplicate} duplicate")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="python -m detector.compare",
+        description="Compare detectors: a table, and a picture, of their AP against parameters, multiply-accumulates (MAC) and time; with "
+        "--images also what each of them draws on the same photos, side by side.",
+        epilog="AP comes from the folder: of test.py --labels, which makes it comparable if the labels are the same, or of train.py. "
+        "Where photos are among those labels, false and duplicate boxes are counted.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of test.py --labels or of train.py, or a weights file")
+    parser.add_argument("--images", metavar="PHOTO", nargs="+", type=Path, default=[], help="photos to draw on")
+    parser.add_argument("--size", metavar="PIXELS", type=int, default=SIZE, help="of the image that costs are for (default: %(default)s)")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("comparison"), help="for the results (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.size < 1:
+        raise ValueError(f"--size: expected at least 1 pixel, found {arguments.size}")
+    for photo in arguments.images:
+        read_image(photo, turn=True)    # what is wrong with one is told before the work starts
+    runs = [find_run(place) for place in arguments.runs]
+    models = [load_model(run.weights) for run in runs]
+    costs = [measure(model, run.test, size=arguments.size) for run, model in zip(runs, models, strict=True)]
+    table = format_table(runs, models, costs)
+    print(table)
+    with whole_file(arguments.output / "comparison.md") as path:
+        path.write_text(table + "\n", encoding="utf-8")
+    draw_costs(runs, costs, arguments.output / "comparison.png", size=arguments.size)
+    if arguments.images:
+        detectors = [FaceDetector(model, run.test) for run, model in zip(runs, models, strict=True)]
+        for line in draw_runs(runs, detectors, arguments.images, arguments.output / "photos"):
+            print(line)
+    print(f"written to {arguments.output}")
+    return DONE
+
+
+def draw_costs(runs: Sequence[Run], costs: Sequence[Cost], path: Path, *, size: int) -> None:
+    """Draw AP50 against each cost, of the runs whose AP50 is known."""
+    known: list[tuple[Run, Cost]] = [(run, cost) for run, cost in zip(runs, costs, strict=True) if run.ap50 is not None]
+    if not known:
+        return
+    panels: dict[str, Any] = {
+        "million parameters": [cost.parameters / 1e6 for _, cost in known],
+        f"GMAC at {size} x {size}": [cost.macs / 1e9 for _, cost in known],
+        f"milliseconds at {size} x {size}": [cost.seconds * 1e3 for _, cost in known],
+    }
+    plot_scatter(panels, [float(run.ap50 or 0) for run, _ in known], [run.name for run, _ in known], path, y="AP50")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, "detector.compare"))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import RunScript, make_target
+
+from detector.compare import Count, count_mistakes, main
+from utils.script import run_script
+from utils.structures import Detections
+
+
+def test_false_boxes_and_duplicates_are_told_apart() -> None:
+    target = make_target([[0, 0, 10, 10], [50, 50, 60, 60]], ignore=[False, True])
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [30, 30, 40, 40], [50, 50, 60, 60], [0, 5, 10, 15]]
+    detections = Detections(np.array(boxes, np.float32), np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32), None)
+    assert count_mistakes(detections, target) == Count(boxes=5, false=2, duplicate=1)
+    assert count_mistakes(detections, make_target([])) == Count(5, 5, 0)
+    assert count_mistakes(Detections.none(), target) == Count(0, 0, 0)
+
+
+@pytest.fixture
+def scored(drawn_set: Path, untrained: Path, tmp_path: Path, run: RunScript) -> Path:
+    result = run("test", "--labels", drawn_set, "--weights", untrained, "--output", tmp_path / "scored", "test.size=long:64")
+    assert result.code == 0
+    return tmp_path / "scored"
+
+
+def test_runs_stand_side_by_side(scored: Path, drawn_set: Path, untrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    photos = sorted((drawn_set.parent / "images").iterdir())[:2]
+    arguments = [scored, untrained, "--images", *photos, "--size", 64, "--output", tmp_path / "out"]
+    assert main([str(word) for word in arguments]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    ap50 = json.loads((scored / "metrics.json").read_text())["ap50"]
+    header, _, first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:4])
+    assert header == ["run", "model", "AP50", "COCO AP", "M parameters", "GMAC", "ms an image"]
+    assert first[:3] == [str(scored), "retinaface mobilenet0.25", f"{ap50:.4f}"] and first[4:6] == ["0.43", "0.01"]
+    assert second[:4] == [str(untrained), "retinaface mobilenet0.25", "-", "-"] and float(second[6]) > 0
+    assert [line.partition(": ")[0] for line in lines[4:]] == [str(scored), str(untrained), f"written to {tmp_path / 'out'}"]
+    assert (tmp_path / "out" / "comparison.md").read_text() == "\n".join(lines[:4]) + "\n"
+    drawn = [cv2.imread(str(tmp_path / "out" / "photos" / f"{photo.stem}.png")) for photo in photos]
+    assert all(each.shape[1] == 2 * 640 and each.shape[0] > 640 for each in drawn)
+
+
+def test_folder_of_a_run_gives_its_own_ap(tmp_path: Path, untrained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = torch.load(untrained, weights_only=True)
+    (tmp_path / "run").mkdir()
+    torch.save({**checkpoint, "epoch": 3, "ap50": 0.25}, tmp_path / "run" / "best.pth")
+    assert main([str(tmp_path / "run"), "--size", "64", "--output", str(tmp_path / "out")]) == 0
+    assert "| 0.2500 | -" in capfd.readouterr().out
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+
+
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, untrained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.json").write_text("[]")
+    for words, message in [
+        ([tmp_path / "empty"], f"{tmp_path / 'empty'}: expected metrics.json of test.py --labels or best.pth of train.py, found neither"),
+        ([tmp_path / "other"], f"{tmp_path / 'other' / 'metrics.json'}: expected the figures of test.py --labels, found others"),
+        ([tmp_path / "no.pth"], f"{tmp_path / 'no.pth'}: no such checkpoint"),
+        ([untrained, "--images", "no.jpg"], "no.jpg: no such image"),
+        ([untrained, "--size", "0"], "--size: expected at least 1 pixel, found 0"),
+    ]:
+        arguments = [*map(str, words), "--output", str(tmp_path / "out")]
+        assert run_script(lambda arguments=arguments: main(arguments), "detector.compare") == 2    # type: ignore[misc]
+        assert capfd.readouterr().err == f"detector.compare: {message}\n"
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,173 @@
+"""torchvision's detectors behind the same callables as RetinaFace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import RunScript, make_target
+from torch import nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d
+
+from config import Config, ModelConfig, TestConfig, load_config, to_dict
+from data.drawn_people import draw_people
+from detector.export import export
+from detector.face_detector import FaceDetector, View, to_image
+from detector.models import build_model, make_objective
+from detector.network import Candidates
+from detector.torchvision_detectors import EPSILON, KINDS, TorchvisionDetector
+from detector.weights import load_model, start_from
+from utils.structures import Target
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def people(count: int, *, size: int = 96) -> Target:
+    """Some people side by side, with masks."""
+    boxes = [[10.0 + 30 * number, 10, 30 + 30 * number, 80] for number in range(count)]
+    regions = torch.zeros(size, size, dtype=torch.int16)
+    for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
+        regions[int(y1) : int(y2), int(x1) : int(x2)] = number
+    return replace(make_target(boxes), regions=regions)
+
+
+def batch(count: int, *, size: int = 96) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest) -> TorchvisionDetector:
+    torch.manual_seed(0)
+    architecture: Any = request.param
+    return TorchvisionDetector(ModelConfig(architecture=architecture))
+
+
+def test_each_learns_detects_on_any_size_and_is_built_again_from_its_file(model: TorchvisionDetector, tmp_path: Path) -> None:
+    objective = make_objective(model, model, Config().loss)
+    images, targets = batch(3), [people(2), make_target([]), people(1)]
+    targets[1] = replace(targets[1], regions=torch.zeros(96, 96, dtype=torch.int16))
+    assignment = objective.assign(images, targets)
+    losses = objective.losses(images, assignment, assignment.counts)
+    assert tuple(losses) == model.kind.losses and all(bool(loss.isfinite()) for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert sum(bool(weight.grad is not None and weight.grad.abs().sum() > 0) for weight in model.parameters()) > 20
+    model.zero_grad()
+
+    detector = FaceDetector(model, TestConfig(confidence=0.0, max_faces=7))
+    photos = [np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((70, 97), (33, 130), (1, 1))]
+    for photo, found in zip(photos, detector(photos), strict=True):
+        assert len(found) <= 7 and found.landmarks is None
+        assert (np.diff(found.scores) <= 0).all()
+        if "mask" in model.kind.losses:
+            assert found.masks is not None and found.masks.shape == (len(found), *photo.shape[:2]) and found.masks.dtype == np.uint8
+    torch.save({"config": to_dict(Config(model=model.config)), "model": model.state_dict()}, tmp_path / "a.pth")
+    again = FaceDetector.from_checkpoint(tmp_path / "a.pth", config=detector.config)(photos[0])
+    assert np.array_equal(again.boxes, detector(photos[0]).boxes)
+    with pytest.raises(ValueError, match=f"a.pth: only RetinaFace is exported here, found {model.config.architecture}"):
+        export(tmp_path / "a.pth", tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_ignored_people_are_left_out() -> None:
+    model = TorchvisionDetector(ModelConfig(architecture="maskrcnn_mobilenet_v2"))
+    target = replace(people(2), ignore=torch.tensor([True, False]))
+    (labels,) = make_objective(model, model, Config().loss).assign(batch(1), [target]).targets
+    assert labels["boxes"].tolist() == [[40, 10, 60, 80]] and labels["labels"].tolist() == [1]
+    assert labels["masks"].shape == (1, 96, 96) and labels["masks"][0, 10:80, 40:60].all() and labels["masks"].sum() == 20 * 70
+
+
+def test_losses_of_parts_add_up_to_those_of_the_batch() -> None:
+    model = TorchvisionDetector(ModelConfig(architecture="retinanet_resnet50_fpn")).eval()    # batch norms see the images of a part
+    model.detector.training = model.detector.head.training = True
+    objective = make_objective(model, model, Config().loss)
+    images, targets = batch(3), [people(2), people(1), people(2)]
+    whole = objective.assign(images, targets)
+    expected = objective.losses(images, whole, whole.counts)
+    parts = []
+    for part in (slice(0, 2), slice(2, 3)):
+        assigned = objective.assign(images[part], targets[part])
+        parts.append(objective.losses(images[part], assigned, whole.counts))
+    for name, loss in expected.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_weights_of_coco_fit_but_for_the_heads_of_their_classes(tmp_path: Path) -> None:
+    def frozen(channels: int) -> nn.Module:
+        return FrozenBatchNorm2d(channels, eps=0.0)
+
+    coco = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, norm_layer=frozen).eval()
+    for name, values in coco.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            values.uniform_(0.5, 1.5)
+    torch.save(coco.state_dict(), tmp_path / "coco.pth")
+    model = build_model(ModelConfig(architecture="fasterrcnn_resnet50_fpn"))
+    assert start_from(model, tmp_path / "coco.pth") == ["detector.roi_heads.box_predictor"]
+    images = batch(1, size=64)
+    ours = model.eval().body(images.float() / 255)    # type: ignore[operator]
+    theirs = coco.backbone.body(images.float() / 255)
+    assert all(torch.allclose(ours[level], theirs[level], rtol=1e-4, atol=1e-4) for level in theirs)
+    assert 0 < EPSILON < 1e-4
+    with pytest.raises(ValueError, match="weights of another network"):
+        load_model(tmp_path / "coco.pth")    # it tells 91 classes apart
+
+
+def test_first_stages_of_either_backbone_can_be_frozen() -> None:
+    resnet = TorchvisionDetector(ModelConfig(architecture="retinanet_resnet50_fpn"))
+    assert [type(part).__name__ for part in resnet.first_stages(1)] == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "Sequential"]
+    mobilenet = TorchvisionDetector(ModelConfig(architecture="fasterrcnn_mobilenet_v2"))
+    assert len(mobilenet.first_stages(2)) == 7 and mobilenet.first_stages(0) == []
+    with pytest.raises(ValueError, match="expected at most the 4 of mobilenet_v2, found 5"):
+        mobilenet.first_stages(5)
+
+
+def test_backbone_starts_from_a_file_of_its_own_kind(tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v2, resnet18
+
+    source = mobilenet_v2(weights=None)
+    torch.save(source.state_dict(), tmp_path / "mobilenet.pth")
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "resnet.pth")
+    config = ModelConfig(architecture="fasterrcnn_mobilenet_v2", backbone_weights=str(tmp_path / "mobilenet.pth"))
+    first = next(iter(TorchvisionDetector(config).body.parameters()))
+    assert torch.equal(first, next(iter(source.features.parameters())))
+    with pytest.raises(ValueError, match="resnet.pth: weights of another network"):
+        TorchvisionDetector(replace(config, backbone_weights=str(tmp_path / "resnet.pth")))
+
+
+def test_masks_come_back_to_the_pixels_of_the_photo() -> None:
+    masks = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    masks[0, :20, :10] = 200
+    candidates = Candidates(torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([0.9]), None, masks)
+    mirrored = View(40, 20, (40, 40), True, (0, 1e9))    # of a photo of 80 x 40 pixels, at half its size, below which it is padded
+    shown = to_image(candidates, mirrored, width=80, height=40)
+    assert shown.boxes.tolist() == [[60, 0, 80, 40]]
+    assert shown.masks is not None and shown.masks.shape == (1, 40, 80)
+    assert (shown.masks[0, :, 62:] == 200).all() and not shown.masks[0, :, :58].any()
+
+
+@pytest.mark.slow
+def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunScript) -> None:
+    draw_people(tmp_path / "people", images=53, size=96, seed=0)
+    common = ["model.architecture=maskrcnn_mobilenet_v2", "train.freeze_batch_norm=false", "train.epochs=1", "train.log_every=1"]
+    sets = [f"data.train={tmp_path / 'people'}:train", f"data.val={tmp_path / 'people'}:test", "data.size=64", "data.workers=0"]
+    result = run("train", "--preset", "pedestrians", *common, *sets, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    log = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert len(log) == 3    # two steps and an epoch
+    for name in ("lr", "class", "box", "mask", "objectness", "proposal", "time", "data"):
+        assert f" {name} " in log[0]
+    weights = tmp_path / "run" / "best.pth"
+    score = ["--weights", weights, "--output", tmp_path / "score", "test.confidence=0"]
+    result = run("test", "--labels", f"{tmp_path / 'people'}:test", *score)
+    assert result.code == 0, result.err
+    metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
+    assert metrics["images"] == 50 and {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics["coco_masks"])
+    assert load_config("pedestrians").model.architecture == "maskrcnn_resnet50_fpn"
