@@ -22,7 +22,7 @@ from utils.checkpoint import random_state, restore_random_state, write_checkpoin
 from utils.devices import pick_dtype, works_behind
 from utils.distributed import any_process, distribute, gather, is_main, rank, share
 from utils.faults import Faults
-from utils.files import append_text, whole_file
+from utils.files import whole_file
 from utils.history import History, Row
 from utils.images import write_image
 from utils.progress import Pace, progress
@@ -217,14 +217,11 @@ class Trainer:
     def _end_row(self, bar: Any) -> None:
         row = self.history.end_row(**self._place())
         bar.set_postfix_str(f"{self.pace}, {format_losses(row)}, lr {row['lr']:.2g}")
-        self._log(f"epoch {row['epoch']}, step {self.step}/{self.total_steps}: lr {row['lr']:.3g}, {format_losses(row)}, {self.pace.lap()}")
+        pace = self.pace.lap()
+        if bar.disable:    # without a terminal there is no bar, but a log
+            self.report(f"epoch {row['epoch']}, step {self.step}/{self.total_steps}: lr {row['lr']:.3g}, {format_losses(row)}, {pace}")
         if self.board is not None:
             self.board.add("train", row, step=self.step)
-
-    def _log(self, line: str) -> None:
-        """Add a line to log.txt, which tells of every part of the run, those that a resumed one takes again included."""
-        if is_main():
-            append_text(self.output / "log.txt", line + "\n")
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, config=self.config.train, steps_per_epoch=self.steps_per_epoch)
@@ -265,9 +262,7 @@ class Trainer:
         if self.board is not None:
             self.board.add("epoch", row, step=self.step)
         measured = "".join(f", {title} {row[name]:.4f}" for name, title in FIGURES.items() if name in row)
-        line = f"epoch {epoch}/{epochs}: {format_losses(row)}{measured}, {pace}, {self.seconds:.0f} s"
-        self.report(line)
-        self._log(line)
+        self.report(f"epoch {epoch}/{epochs}: {format_losses(row)}{measured}, {pace}, {self.seconds:.0f} s")
         self.seconds = 0.0
         self._save()
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 from conftest import ROOT, RunScript
 
+from detector.backbone import BACKBONES
 from detector.weights import load_model
 from utils.checkpoint import read_checkpoint
 
@@ -360,3 +361,14 @@ def test_compiled_network_gives_the_losses_of_the_plain_one(drawn_set: Path, tmp
         assert run("train", *arguments(drawn_set, tmp_path / name, *words)).code == 0
     for row, other in zip(losses(tmp_path / "true"), losses(tmp_path / "false"), strict=True):
         assert row == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_trains_and_detects(backbone: str, drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    words = [f"model.backbone={backbone}", "train.max_steps=2", "train.freeze_stages=1", "model.channels=16", "train.lr=1e-4"]
+    assert run("train", *arguments(drawn_set, tmp_path / "run", *words)).code == 0
+    found = ["--weights", tmp_path / "run" / "last.pth", "--output", tmp_path / "out", "test.size=x1.3"]
+    result = run("test", drawn_set.parent / "images", *found)
+    assert result.code == 0, result.err
+    assert len((tmp_path / "out" / "detections.jsonl").read_text().splitlines()) == 12
