@@ -34,13 +34,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="analyze_data.py",
         description="Count and measure the faces of labelled sets, alone and together, and write statistics, pictures and a report. "
         "With --check, --fix, --convert or --show-augmented do that instead.",
-        epilog="Formats: RetinaFace label.txt, the official WIDER FACE txt, labelv2, COCO JSON, folders of Pascal VOC XML and of YOLO txt. "
+        epilog="Formats: RetinaFace label.txt, the official WIDER FACE txt, labelv2, COCO JSON, folders of Pascal VOC XML, of YOLO txt and "
+        "of Penn-Fudan. "
         "Settings are those of config.py that shape data, priors and test size, such as data.size=640 or test.size=long:640.",
     )
     parser.add_argument("labels", metavar="LABELS | key=value", nargs="+", help="label files or folders of them; or settings")
     parser.add_argument("--images", metavar="DIR", help="folder of the images (default: images/ beside each label file)")
     parser.add_argument("--sizes", metavar="FILE", help="text file of 'name width height', to open no image for its size")
-    parser.add_argument("--format", metavar="NAME", help="retinaface, wider, labelv2, coco, voc or yolo (default: told by form)")
+    parser.add_argument("--format", metavar="NAME", help="retinaface, wider, labelv2, coco, voc, yolo or pennfudan (default: told by form)")
     parser.add_argument("--ground-truth", metavar="DIR", help="folder of wider_{easy,medium,hard}_val.mat, to split WIDER val by them")
     presets = ", ".join(PRESETS)
     parser.add_argument("--preset", metavar="NAME", default="resnet50", help=f"whose priors to test: {presets} (default: %(default)s)")

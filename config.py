@@ -172,14 +172,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"backbone": "mobilenet0.25", "channels": 64},
         "train": {"epochs": 250, "batch_size": 32, "lr_batch_size": 32, "milestones": [190, 220]},
     },
-    # Penn-Fudan by the recipe of torchvision's tutorial, with its COCO weights (model.weights=default) whose batch norms stay.
+    # Penn-Fudan by the recipe of torchvision's tutorial, from its COCO weights (model.weights=default): as there, the first stage and the
+    # statistics of batch norms stay, and the warm-up is the first epoch of the 120 photos.
     "pedestrians": {
         "data": {"size": 512, "train": ["PennFudanPed:train"], "val": ["PennFudanPed:test"]},
         "augmentation": {"crop_scales": [1.0, 1.2, 1.4], "min_visible": 0.3, "distortion": False},
         "model": {"architecture": "maskrcnn_resnet50_fpn"},
         "train": {
             "epochs": 10, "batch_size": 2, "lr_batch_size": 2, "lr": 0.005, "warmup_steps": 59, "milestones": [3, 6, 9],
-            "freeze_batch_norm": True,
+            "freeze_stages": 1, "freeze_batch_norm": True,
         },
     },
     # Faces are drawn, so nothing is fetched. The network starts from random weights: hence warm-up and a high learning rate. The

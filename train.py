@@ -113,6 +113,8 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
         lines.append(f"going on from iteration {trainer.step:,} of {trainer.total_steps:,}")
     elif config.model.weights is None and config.model.backbone_weights is None:
         lines.append("the backbone starts from random weights; see model.backbone_weights and model.weights")
+        if config.train.freeze_batch_norm or config.train.freeze_stages:
+            lines.append("train.freeze_batch_norm or train.freeze_stages keeps some of these as they are, so that it will learn little")
     return "\n".join(lines)
 
 

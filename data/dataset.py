@@ -186,12 +186,15 @@ class FaceDataset(Dataset[Sample]):
         return run_ahead(self._photo, range(len(self)) if indices is None else indices, threads=READERS, ahead=2 * READERS)
 
     def _photo(self, index: int) -> Photo:
-        image, fault = None, None
+        image, regions, fault = None, None, None
         try:
-            image = self.image(index)
+            photo = self.image(index)
+            regions = self._regions(index, of=photo.shape[:2])
+            image = photo
         except (FileNotFoundError, ValueError) as error:
             fault = str(error)
-        return Photo(self.table.path(index), self.table.name(index), image, self.target(index), fault)
+        target = _to_target(self._faces(index), regions)
+        return Photo(self.table.path(index), self.table.name(index), image, target, fault)
 
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -262,13 +265,18 @@ class FaceDataset(Dataset[Sample]):
             fill=self.fill,
             rng=rng,
             reduction=reduction,
-            regions=self._regions(index),
+            regions=self._regions(index, of=(height, width)),
         )
         return view, int(beyond.any(axis=1).sum())
 
-    def _regions(self, index: int) -> Regions | None:
+    def _regions(self, index: int, *, of: tuple[int, int] | None = None) -> Regions | None:
+        """Which face each pixel shows, where that is known; ValueError where the photo, `of` so many rows and columns, has others."""
         path = self.table.regions(index)
-        return read_regions(path) if path else None
+        regions = read_regions(path) if path else None
+        if regions is not None and of not in (None, regions.shape):
+            found, expected = (f"{width} x {height}" for height, width in (regions.shape, of))
+            raise ValueError(f"{path}: expected a mask of {expected} pixels as its photo has, found {found}")
+        return regions
 
     def _to_hold(self, faces: Faces, rng: np.random.Generator) -> Faces:
         """The faces of which a crop must hold one."""

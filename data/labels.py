@@ -49,7 +49,7 @@ def read_labels(
 
     builder = RecordBuilder(tell)
     folder, part = split_path(path)
-    if is_penn_fudan(Path(folder)) and config.format in ("auto", "pennfudan"):
+    if part or config.format == "pennfudan" or (config.format == "auto" and is_penn_fudan(Path(folder))):
         read_penn_fudan(Path(folder), builder, part=part, seed=config.split_seed)
     elif Path(path).is_dir():
         _read_folder(Path(path), builder, config=config, sizes=sizes)

@@ -21,9 +21,7 @@ Regions = NDArray[np.int16]    # (H,W), which object of a photo a pixel shows: 0
 def split_path(path: str) -> tuple[str, str | None]:
     """The folder of a set, and which part of it is meant: train, test, or None for all of it."""
     found = PART.fullmatch(path)
-    if found and is_penn_fudan(Path(found[1])):
-        return found[1], found[2]
-    return path, None
+    return (found[1], found[2]) if found and not Path(path).exists() else (path, None)
 
 
 def is_penn_fudan(folder: Path) -> bool:
@@ -36,6 +34,8 @@ def read_penn_fudan(folder: Path, builder: RecordBuilder, *, part: str | None, s
 
     Shuffled by the seed the last 50 photos are for testing and the others for training. ValueError where there are no masks.
     """
+    if not is_penn_fudan(folder):
+        raise ValueError(f"{folder}: expected a folder with {PHOTOS}/ and {MASKS}/, as Penn-Fudan has them, found none")
     masks = sorted((folder / MASKS).glob("*_mask.png"))
     if not masks:
         raise ValueError(f"{folder / MASKS}: expected masks such as FudanPed00001_mask.png, found none")
@@ -48,7 +48,7 @@ def read_penn_fudan(folder: Path, builder: RecordBuilder, *, part: str | None, s
         try:
             regions = read_regions(path)
         except ValueError as error:
-            builder.complain(Fault(str(path), 1, "unreadable mask", str(error)))
+            builder.complain(Fault(str(path), 1, "unreadable mask", str(error).removeprefix(f"{path}: ")))
             continue
         height, width = regions.shape
         name = path.name.removesuffix("_mask.png") + ".png"
@@ -70,6 +70,8 @@ def read_regions(path: str | Path) -> Regions:
     if mask.ndim == 3:
         colours = colours[..., :3] @ np.array([1, 256, 65536])
     values, numbers = np.unique(colours, return_inverse=True)
+    if len(values) > np.iinfo(np.int16).max:
+        raise ValueError(f"{path}: expected a mask with a colour for each person, found {len(values):,} colours")
     numbers = numbers.reshape(colours.shape)
     return (numbers if values[0] == 0 else numbers + 1).astype(np.int16)
 

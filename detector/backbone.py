@@ -65,11 +65,19 @@ def _separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
 
 
 def _vgg16() -> nn.Module:
-    """VGG16 whose max-pools round up, as the strided convolutions of all other backbones do: a border of odd width counts."""
-    network = torchvision.models.vgg16(weights=None, init_weights=False)
-    for pool in network.modules():
-        if isinstance(pool, nn.MaxPool2d):
-            pool.ceil_mode = True
+    """VGG16 whose max-pools round up, as the strided convolutions of all other backbones do: a border of odd width counts.
+
+    Without batch norms it learns from random weights only where these keep the spread of what goes through (He, arXiv 1502.01852).
+    """
+    with torch.device("meta"):    # the 123 million parameters of the classifier are never made
+        network = torchvision.models.vgg16(weights=None, init_weights=False)
+    network.features.to_empty(device="cpu")
+    for part in network.features:
+        if isinstance(part, nn.MaxPool2d):
+            part.ceil_mode = True
+        elif isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)    # type: ignore[arg-type]
     return network
 
 
@@ -91,7 +99,7 @@ BACKBONES = {
     **{f"mobilenet{width}": Backbone(partial(MobileNetV1, width), "", tuple(MobileNetV1.STAGES)) for width in (0.25, 0.5, 1.0)},
     "mobilenet_v2": _torchvision("mobilenet_v2", "features", "3 6 13 17"),
     "mobilenet_v3_large": _torchvision("mobilenet_v3_large", "features", "3 6 12 15"),
-    "vgg16": Backbone(_vgg16, "features", ("15", "22", "29", "30")),    # its first stage is of stride 2 and its first level of stride 4
+    "vgg16": Backbone(_vgg16, "features", ("15", "22", "29", "30")),    # each before a pool, the last one behind it
 }
 
 

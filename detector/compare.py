@@ -6,15 +6,16 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from config import TestConfig, from_dict
+from config import LABEL_SETTINGS, TestConfig, from_dict, to_dict
 from detector.face_detector import FaceDetector
 from detector.models import Model
 from detector.summary import layers_of
@@ -22,6 +23,7 @@ from detector.weights import load_model
 from utils.average_precision import match_detections
 from utils.box_utils import jaccard
 from utils.checkpoint import read_checkpoint
+from utils.devices import pick_device
 from utils.files import whole_file
 from utils.images import read_image, write_image
 from utils.plots import plot_scatter
@@ -30,6 +32,7 @@ from utils.sources import free_path
 from utils.structures import Detections, Target
 from utils.visualize import draw_cell, write_line
 
+PROGRAM = "detector.compare"
 SIZE = 640    # pixels; side of the image that cost is measured on
 WARMUP, TIMED = 3, 15    # images
 CELL = 640    # pixels; side of a drawn photo
@@ -37,14 +40,15 @@ COLUMNS = ("run", "model", "AP50", "COCO AP", "M parameters", "GMAC", "ms an ima
 
 
 class Run(NamedTuple):
-    """A detector and its figures: its name, weights file, how it was tested, AP50 and COCO AP where they were measured, and the labelled
-    faces of the photos it was scored on, by their file."""
+    """A detector and its figures: its name, weights file, how it was tested, AP50 and COCO AP where they were measured, what labels they
+    are for, and the labelled faces of the photos it was scored on, by their file."""
 
     name: str
     weights: Path
     test: TestConfig
     ap50: float | None
     coco: float | None
+    labels: Any
     faces: Mapping[Path, Target]
 
 
@@ -76,8 +80,17 @@ def find_run(place: str) -> Run:
     if folder.is_dir() and not weights.is_file():
         raise FileNotFoundError(f"{folder}: expected metrics.json of test.py --labels or best.pth of train.py, found neither")
     checkpoint = read_checkpoint(weights) if folder.is_dir() else {}
-    test = from_dict(checkpoint["config"], source=f"{weights}: ").test if checkpoint else TestConfig()
-    return Run(place, weights, test, checkpoint.get("ap50"), None, {})
+    if "config" not in checkpoint:
+        return Run(place, weights, TestConfig(), None, None, None, {})
+    config = from_dict(checkpoint["config"], source=f"{weights}: ")
+    labels = _label_settings(to_dict(config)["data"], config.data.val)
+    return Run(place, weights, config.test, checkpoint.get("ap50"), None, labels, {})
+
+
+def _label_settings(settings: Mapping[str, Any], labels: Sequence[str]) -> Any:
+    """What the figures of two runs must agree in to be comparable; files count by their place."""
+    names = sorted(key.removeprefix("data.") for key in LABEL_SETTINGS)
+    return sorted(str(Path(label).resolve()) for label in labels), [settings.get(name) for name in names]
 
 
 def _scored(folder: Path) -> Run:
@@ -90,7 +103,9 @@ def _scored(folder: Path) -> Run:
         raise ValueError(f"{path}: expected the figures of test.py --labels, found others") from None
     names = {field.name for field in fields(TestConfig)} - {"device"}
     test = from_dict({"test": {name: value for name, value in settings.items() if name in names}}, source=f"{path}: ").test
-    return Run(str(folder), weights, test, metrics.get("ap50"), metrics.get("coco", {}).get("AP"), read_faces(folder / "detections.jsonl"))
+    faces = read_faces(folder / "detections.jsonl")
+    labels = _label_settings(settings, settings.get("labels") or ())
+    return Run(str(folder), weights, test, metrics.get("ap50"), metrics.get("coco", {}).get("AP"), labels, faces)
 
 
 def read_faces(path: Path) -> dict[Path, Target]:
@@ -107,9 +122,9 @@ def read_faces(path: Path) -> dict[Path, Target]:
 
 
 def measure(model: Model, test: TestConfig, *, size: int) -> Cost:
-    """What a model takes for one image of size x size pixels: the time is the median of some, from the image to its faces."""
+    """What a model takes for one image of size x size pixels, looked at once: the time is the median of some, from image to faces."""
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    detector = FaceDetector(model, test)
+    detector = FaceDetector(model, replace(test, size="original", max_side=max(size, test.max_side), scales=(1.0,), flip=False))
     seconds = []
     for _ in range(WARMUP + TIMED):
         started = time.perf_counter()
@@ -153,10 +168,10 @@ def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Se
         cells = []
         for run, detector, of_run in zip(runs, detectors, counts, strict=True):
             found = detector(image).above(run.test.draw_confidence)
-            told = count_of(len(found), "box").replace("boxs", "boxes")
+            told = f"boxes {len(found)}"
             if target is not None:
                 of_run.append(count_mistakes(found, target))
-                told += f", {of_run[-1].false} false, {of_run[-1].duplicate} duplicate"
+                told += f", false {of_run[-1].false}, duplicate {of_run[-1].duplicate}"
             cells.append(write_line(draw_cell(image, found, side=CELL), f"{run.name}: {told}"))
         path = free_path(output / f"{photo.stem}.png", written)
         written.add(path)
@@ -165,13 +180,13 @@ def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Se
     for run, of_run in zip(runs, counts, strict=True):
         if of_run:
             boxes, false, duplicate = map(sum, zip(*of_run, strict=True))
-            lines.append(f"{run.name}: {boxes} boxes on {count_of(len(of_run), 'labelled photo')}, {false} false, {duplicate} duplicate")
+            lines.append(f"{run.name}: boxes {boxes}, false {false}, duplicate {duplicate} on {count_of(len(of_run), 'labelled photo')}")
     return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
-        prog="python -m detector.compare",
+        prog=f"python -m {PROGRAM}",
         description="Compare detectors: a table, and a picture, of their AP against parameters, multiply-accumulates (MAC) and time; with "
         "--images also what each of them draws on the same photos, side by side.",
         epilog="AP comes from the folder: of test.py --labels, which makes it comparable if the labels are the same, or of train.py. "
@@ -187,10 +202,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for photo in arguments.images:
         read_image(photo, turn=True)    # what is wrong with one is told before the work starts
     runs = [find_run(place) for place in arguments.runs]
-    models = [load_model(run.weights) for run in runs]
+    for run in runs:
+        if run.weights.suffix.lower() == ".onnx":
+            raise ValueError(f"{run.weights}: expected the checkpoint that the file was made of, to count what it computes")
+    measured = [run for run in runs if run.ap50 is not None]
+    for run in measured:
+        if run.labels != measured[0].labels:
+            warnings.warn(f"{run.name} was scored on other labels than {measured[0].name}: their AP cannot be compared", stacklevel=2)
+    device = pick_device("auto")
+    models = [load_model(run.weights).to(device) for run in runs]
     costs = [measure(model, run.test, size=arguments.size) for run, model in zip(runs, models, strict=True)]
     table = format_table(runs, models, costs)
     print(table)
+    print(f"GMAC and time: one image of {arguments.size} x {arguments.size} pixels, looked at once, on {device}")
     with whole_file(arguments.output / "comparison.md") as path:
         path.write_text(table + "\n", encoding="utf-8")
     draw_costs(runs, costs, arguments.output / "comparison.png", size=arguments.size)
@@ -216,4 +240,4 @@ def draw_costs(runs: Sequence[Run], costs: Sequence[Cost], path: Path, *, size: 
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, "detector.compare"))
+    sys.exit(run_script(main, PROGRAM))

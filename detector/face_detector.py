@@ -10,7 +10,6 @@ from typing import NamedTuple, overload
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
@@ -180,23 +179,12 @@ def to_image(candidates: Candidates, view: View, *, width: int, height: int) -> 
         if landmarks is not None:
             landmarks = landmarks[:, MIRRORED_POINTS]
             landmarks = torch.stack([view.width - landmarks[..., 0], landmarks[..., 1]], dim=-1)
+        masks = None if masks is None else masks.flip(2)
     scale = torch.tensor([width / view.width, height / view.height], device=boxes.device)
     boxes = boxes * scale.repeat(2)
     landmarks = None if landmarks is None else landmarks * scale
-    masks = None if masks is None else _masks_to_image(masks, view, width=width, height=height)
     shown = Candidates(boxes, scores, landmarks, masks)
     if view.canvas == (view.width, view.height):
         return shown
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return shown.take((centres <= scale.new_tensor([width, height])).all(dim=1))
-
-
-def _masks_to_image(masks: Tensor, view: View, *, width: int, height: int) -> Tensor:
-    """Masks (N,H,W) of a view, in pixels of the image."""
-    seen = masks[:, : view.height, : view.width]
-    if view.flip:
-        seen = seen.flip(2)
-    if (width, height) == (view.width, view.height) or not len(seen):
-        return seen if len(seen) else seen.new_zeros(0, height, width)
-    resized = F.interpolate(seen[:, None].float(), size=(height, width), mode="bilinear", align_corners=False)
-    return resized[:, 0].round().to(torch.uint8)

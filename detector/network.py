@@ -22,7 +22,7 @@ LIGHT = 10_000_000    # parameters; one image on a network of fewer does not kee
 
 class Candidates(NamedTuple):
     """What may be faces in one image, best first, in pixels of the network's input: boxes (N,4) xyxy, scores (N,), landmarks
-    (N,5,2) or None, and how sure each pixel is to show it, masks (N,H,W) uint8 of 255, or None."""
+    (N,5,2) or None, and masks (N,M,M) uint8 or None, how sure each cell of a grid over the box is to show it, of 255."""
 
     boxes: Tensor
     scores: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from config import PRESETS, load_config
 from detector.models import build_model
@@ -20,6 +23,7 @@ from utils.script import DONE, ArgumentParser, run_script
 TORCHVISION = "torchvision:"
 TEXTS = 3    # columns before the numbers
 CLASSIFIER_SIZE, DETECTOR_SIZE = 224, 640    # pixels
+DETECTIONS = 100    # that a detector of two stages makes masks of
 
 
 class Layer(NamedTuple):
@@ -44,6 +48,7 @@ def layers_of(model: nn.Module, *, size: int) -> list[Layer]:
     Listed are those with parameters of their own, and those that change the shape of what goes through them. One that is used several
     times has the shape of the first time and the MAC of all of them.
     """
+    model = _at_full_load(copy.deepcopy(model).eval())
     shapes: dict[str, tuple[int, ...]] = {}
     reshaping: set[str] = set()
 
@@ -55,12 +60,9 @@ def layers_of(model: nn.Module, *, size: int) -> list[Layer]:
                 reshaping.add(name)
 
     modules = dict(model.named_modules())
-    hooks = [
-        part.register_forward_hook(lambda part, inputs, output, name=name: note(name, inputs, output)) for name, part in modules.items()
-    ]
+    for name, part in modules.items():
+        part.register_forward_hook(lambda part, inputs, output, name=name: note(name, inputs, output))
     macs = _count_macs(model, size)
-    for hook in hooks:
-        hook.remove()
     listed = {name: part for name, part in modules.items() if _own_parameters(part) or (name in reshaping and not list(part.children()))}
     order = sorted(listed, key=lambda name: list(shapes).index(name) if name in shapes else len(shapes))
     return [_layer(name, listed[name], shapes.get(name, ()), macs) for name in order]
@@ -81,14 +83,28 @@ def _count_macs(model: nn.Module, size: int) -> dict[str, int]:
     """The MAC of each part of a model by its name, those of its parts included."""
     some = next(model.parameters())
     image = torch.zeros(1, 3, size, size, device=some.device)
-    modes = {part: part.training for part in model.modules()}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(image)
-    for part, training in modes.items():
-        part.training = training
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{type(model).__name__} takes no image of {size} x {size} pixels: {reason}") from None
     top = type(model).__name__ + "."
     flops = {path: sum(by_operator.values()) for path, by_operator in counter.get_flop_counts().items()}
     return {path.removeprefix(top): count // 2 for path, count in flops.items() if path.startswith(top)}    # two operations a MAC
+
+
+def _at_full_load(model: nn.Module) -> nn.Module:
+    """The model, whose second stage, if it has one, looks at as many proposals as it may, and at DETECTIONS for their masks.
+
+    Their number, and so the cost, would depend on the image.
+    """
+    for part in model.modules():
+        if isinstance(part, RegionProposalNetwork):
+            part.min_size, part.score_thresh, part.nms_thresh = 0.0, 0.0, 1.0
+        elif isinstance(part, RoIHeads):
+            part.score_thresh, part.nms_thresh, part.detections_per_img = -1.0, 1.0, DETECTIONS
+    return model
 
 
 def format_table(layers: Sequence[Layer]) -> str:
@@ -137,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     is_classifier = arguments.model.startswith(TORCHVISION)
-    size = arguments.size or (CLASSIFIER_SIZE if is_classifier else DETECTOR_SIZE)
+    size = arguments.size if arguments.size is not None else (CLASSIFIER_SIZE if is_classifier else DETECTOR_SIZE)
     if size < 1:
         raise ValueError(f"--size: expected at least 1 pixel, found {size}")
     layers = layers_of(find_model(arguments.model), size=size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,6 +22,7 @@ from utils.memory import keep_freed_memory
 from utils.structures import Target
 
 CLASSES = 2    # background and the one that is looked for
+OBJECT = 1    # its number
 FILL = (104, 116, 124)    # BGR; what torchvision's normalisation makes nearest to zero
 # The names that their losses have in the history.
 LOSS_NAMES = {
@@ -31,6 +33,11 @@ TWO_STAGES, ONE_STAGE = ("class", "box", "objectness", "proposal"), ("class", "b
 PRIORS = AnchorGenerator(sizes=((32, 64, 128, 256, 512),), aspect_ratios=((0.5, 1.0, 2.0),))    # of the one level of MobileNetV2
 CHANNELS = 1280    # of that level
 EPSILON = 1e-5    # of batch norms; torchvision's COCO weights were made for 0
+COCO_CLASSES = 91
+RETINANET_PRIORS = 9    # at each place, each with scores for all classes
+MASKS_AT_MOST = 100    # an image, as torchvision has it; COCO's figures look at no more, and each costs half a GMAC
+# The parts whose output boxes are made of.
+TO_FLOAT32 = ("backbone", "rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "head")
 
 
 class Kind(NamedTuple):
@@ -79,6 +86,20 @@ class PlainTransform(GeneralizedRCNNTransform):
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        """What was found as it is: it need not be resized, and masks stay the grids over their boxes that the network gives."""
+        return result
+
+
+def _in_float32(module: nn.Module, inputs: object, output: Any) -> Any:
+    """A forward hook: a part computes in a low precision, but what is made of its output is float32, for priors and boxes take their type
+    from there, and bfloat16 knows no odd pixel beyond 256."""
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _in_float32(module, inputs, each) for name, each in output.items()}
+    return [_in_float32(module, inputs, each) for each in output]
+
 
 class TorchvisionDetector(nn.Module):
     """A detector of torchvision for one class, that takes images (B,3,H,W) uint8 BGR; built without fetching anything unasked.
@@ -97,6 +118,9 @@ class TorchvisionDetector(nn.Module):
         self.kind = KINDS[config.architecture]
         self.detector: Any = self.kind.build(CLASSES)
         self.detector.transform = PlainTransform()
+        for name, part in self.detector.named_modules():
+            if name in TO_FLOAT32:
+                part.register_forward_hook(_in_float32)
         if config.backbone_weights is not None:
             state = build_layers(self.kind.backbone, config.backbone_weights).state_dict()
             self.body.load_state_dict({name: state[name] for name in self.body.state_dict()})
@@ -124,13 +148,32 @@ class TorchvisionDetector(nn.Module):
         return self.detector([image.flip(0).float() / 255 for image in images], targets)
 
 
-def coco_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of one of torchvision's files by the names they have here.
+def torchvision_state(state: Mapping[str, Tensor], architecture: str, *, source: str | Path) -> dict[str, Tensor]:
+    """Weights of one of torchvision's files, of whatever version, by the names they have here; ValueError where they are others.
 
-    Their batch norms add nothing to the variance, ours add EPSILON: so that much is taken off.
+    The batch norms of its COCO weights add nothing to the variance, ours add EPSILON: so that much is taken off.
     """
-    frozen = not any(name.endswith("num_batches_tracked") for name in state)
-    return {f"detector.{name}": value - EPSILON if frozen and name.endswith("running_var") else value for name, value in state.items()}
+    classes = len(state.get("roi_heads.box_predictor.cls_score.bias", ()))
+    if not classes:
+        classes = len(state.get("head.classification_head.cls_logits.bias", ())) // RETINANET_PRIORS
+    detector = KINDS[architecture].build(max(classes, 1))
+    try:
+        detector.load_state_dict(dict(state))    # torchvision itself knows the names of its older versions
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{source}: weights of another network than torchvision's {architecture}: {reason[:200]}") from None
+    frozen = classes == COCO_CLASSES and not any(name.endswith("num_batches_tracked") for name in state)
+    return {
+        f"detector.{name}": value - EPSILON if frozen and name.endswith("running_var") else value
+        for name, value in detector.state_dict().items()
+    }
+
+
+def box_masks(boxes: Tensor, height: int, width: int) -> Tensor:
+    """The pixels (N,H,W) bool whose centres lie in boxes (N,4): what stands for masks where a set has none."""
+    x, y = (torch.arange(size, device=boxes.device) + 0.5 for size in (width, height))
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(dim=1)    # (N, 1) each
+    return ((y1 <= y) & (y < y2))[:, :, None] & ((x1 <= x) & (x < x2))[:, None, :]
 
 
 class Labelled(NamedTuple):
@@ -152,12 +195,17 @@ class TorchvisionObjective:
 
     def assign(self, images: Tensor, targets: Sequence[Target]) -> Labelled:
         """What images (B,3,H,W) must teach."""
-        return Labelled([self._labels(target) for target in targets], torch.tensor([float(len(images))], device=images.device))
+        height, width = images.shape[2:]
+        labels = [self._labels(target, height, width) for target in targets]
+        return Labelled(labels, torch.tensor([float(len(images))], device=images.device))
 
-    def _labels(self, target: Target) -> dict[str, Tensor]:
+    def _labels(self, target: Target, height: int, width: int) -> dict[str, Tensor]:
         learnt = ~target.ignore
         labels = {"boxes": target.boxes[learnt], "labels": learnt.new_ones(int(learnt.sum()), dtype=torch.int64)}
-        return {**labels, "masks": target.masks()[learnt].to(torch.uint8)} if "mask" in self.names else labels
+        if "mask" not in self.names:
+            return labels
+        masks = box_masks(target.boxes, height, width) if target.regions is None else target.masks()
+        return {**labels, "masks": masks[learnt].to(torch.uint8)}
 
     def losses(self, images: Tensor, assignment: Labelled, counts: Tensor) -> dict[str, Tensor]:
         """The mean losses of images (B,3,H,W), as their share of those of `counts` images."""
@@ -173,9 +221,11 @@ class TorchvisionNetwork:
     light = False
 
     def __init__(self, model: TorchvisionDetector, precision: str):
-        self.model = fuse(copy.deepcopy(model).eval())
+        self.model = copy.deepcopy(model).eval()
         self.device = model.device
         self.dtype = pick_dtype(precision, model.device)
+        if self.dtype == torch.float32:
+            fuse(self.model)    # weights of a lower precision would be rounded after that
         self.precision = str(self.dtype).removeprefix("torch.")
         if not works_behind(self.device):
             keep_freed_memory()
@@ -183,13 +233,15 @@ class TorchvisionNetwork:
 
     def __call__(self, images: Tensor, *, confidence: float, top_k: int) -> list[Candidates]:
         limited = getattr(self.model.detector, "roi_heads", self.model.detector)
-        limited.score_thresh, limited.detections_per_img = confidence, top_k
+        most = min(top_k, MASKS_AT_MOST) if "mask" in self.model.kind.losses else top_k
+        limited.score_thresh, limited.detections_per_img = confidence, most
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             found = self.model(images.to(self.device, non_blocking=True))
         return [_candidates(each) for each in found]
 
 
 def _candidates(found: dict[str, Tensor]) -> Candidates:
-    order = found["scores"].float().argsort(descending=True, stable=True)
+    order = found["scores"].argsort(descending=True, stable=True)
+    order = order[found["labels"][order] == OBJECT]    # RetinaNet scores the background as well
     masks = (found["masks"][:, 0] * 255).round().to(torch.uint8)[order] if "masks" in found else None
-    return Candidates(found["boxes"].float()[order], found["scores"].float()[order], None, masks)
+    return Candidates(found["boxes"][order], found["scores"][order], None, masks)

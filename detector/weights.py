@@ -13,7 +13,7 @@ from torch import Tensor
 from config import ModelConfig, from_dict
 from detector.backbone import fetch, rename_published_stage
 from detector.models import Model, build_model
-from detector.torchvision_detectors import coco_state
+from detector.torchvision_detectors import torchvision_state
 from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
 
 # The detector that comes with the code; weights/README.md says what it was trained on.
@@ -46,17 +46,20 @@ def start_from(model: Model, path: str | Path) -> list[str]:
     "default" are torchvision's own for one of its detectors, trained on COCO. ValueError where the body, the FPN or the SSH modules do
     not fit: that would be another network.
     """
-    _, state = read_weights(path) if path != "default" else (None, coco_state(fetch(model.config.architecture, setting="model.weights")))
+    if path == "default":
+        architecture = model.config.architecture
+        state = torchvision_state(fetch(architecture, setting="model.weights"), architecture, source=path)
+    else:
+        _, state = read_weights(path)
     own = model.state_dict()
-    fits = {name for name in own if name in state and state[name].shape == own[name].shape}
 
     def head_of(name: str) -> str:
         return next((head for head in model.heads if name.startswith(head + ".")), "")
 
-    anew = sorted({head_of(name) for name in own if head_of(name) and name not in fits})
     match_keys({n: v for n, v in state.items() if not head_of(n)}, {n: v for n, v in own.items() if not head_of(n)}, source=path)
-    model.load_state_dict({name: state[name] for name in fits}, strict=False)
-    return anew
+    anew = {head_of(n) for n in own if head_of(n) and (n not in state or state[n].shape != own[n].shape)}
+    model.load_state_dict({n: v for n, v in state.items() if n in own and head_of(n) not in anew}, strict=False)
+    return sorted(anew)
 
 
 def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -70,7 +73,8 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         return replace(config, weights=None, backbone_weights=None), state_dict_of(checkpoint["model"], source=path)
     state = state_dict_of(checkpoint, source=path)
     if next(iter(state)).startswith("backbone."):
-        return torchvision_config(state), coco_state(state)
+        config = torchvision_config(state)
+        return config, torchvision_state(state, config.architecture, source=path)
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
     return published_config(state), {published_name(name): value for name, value in state.items()}

@@ -50,12 +50,10 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_absent() -> None:
 
 
 def masked(found_boxes: list[list[int]], true_boxes: list[list[int]]) -> tuple[Detections, Target]:
-    """Rectangles as masks in an image of 60 x 80 pixels, found with falling scores."""
-    regions, masks = torch.zeros(60, 80, dtype=torch.int16), np.zeros((len(found_boxes), 60, 80), np.uint8)
+    """Full boxes as masks, with cells of a pixel, in an image of 60 x 80 pixels, found with falling scores."""
+    regions, masks = torch.zeros(60, 80, dtype=torch.int16), np.full((len(found_boxes), 10, 10), 255, np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(true_boxes, start=1):
         regions[y1:y2, x1:x2] = number
-    for mask, (x1, y1, x2, y2) in zip(masks, found_boxes, strict=True):
-        mask[y1:y2, x1:x2] = 200
     scores = np.linspace(0.9, 0.5, len(found_boxes), dtype=np.float32)
     target = replace(make_target([list(map(float, box)) for box in true_boxes]), regions=regions)
     return Detections(np.array(found_boxes, np.float32).reshape(-1, 4), scores, None, masks), target

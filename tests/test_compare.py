@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,8 @@ def test_runs_stand_side_by_side(scored: Path, drawn_set: Path, untrained: Path,
     assert header == ["run", "model", "AP50", "COCO AP", "M parameters", "GMAC", "ms an image"]
     assert first[:3] == [str(scored), "retinaface mobilenet0.25", f"{ap50:.4f}"] and first[4:6] == ["0.43", "0.01"]
     assert second[:4] == [str(untrained), "retinaface mobilenet0.25", "-", "-"] and float(second[6]) > 0
-    assert [line.partition(": ")[0] for line in lines[4:]] == [str(scored), str(untrained), f"written to {tmp_path / 'out'}"]
+    assert lines[4].startswith("GMAC and time: one image of 64 x 64 pixels, looked at once, on ")
+    assert [line.partition(": ")[0] for line in lines[5:]] == [str(scored), str(untrained), f"written to {tmp_path / 'out'}"]
     assert (tmp_path / "out" / "comparison.md").read_text() == "\n".join(lines[:4]) + "\n"
     drawn = [cv2.imread(str(tmp_path / "out" / "photos" / f"{photo.stem}.png")) for photo in photos]
     assert all(each.shape[1] == 2 * 640 and each.shape[0] > 640 for each in drawn)
@@ -55,6 +57,18 @@ def test_folder_of_a_run_gives_its_own_ap(tmp_path: Path, untrained: Path, capfd
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
 
 
+def test_ap_of_other_labels_is_told(scored: Path, drawn_set: Path, untrained: Path, tmp_path: Path, run: RunScript) -> None:
+    words = ["--labels", drawn_set, "--weights", untrained]
+    assert run("test", *words, "--output", tmp_path / "again").code == 0
+    assert run("test", *words, "data.ignore_smaller=20", "--output", tmp_path / "other").code == 0
+    out = ["--size", "64", "--output", str(tmp_path / "out")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        main([str(scored), str(tmp_path / "again"), *out])
+    with pytest.warns(UserWarning, match=f"{tmp_path / 'other'} was scored on other labels than {scored}: their AP cannot be compared"):
+        main([str(scored), str(tmp_path / "other"), *out])
+
+
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, untrained: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
@@ -63,6 +77,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, untrained: Path
         ([tmp_path / "empty"], f"{tmp_path / 'empty'}: expected metrics.json of test.py --labels or best.pth of train.py, found neither"),
         ([tmp_path / "other"], f"{tmp_path / 'other' / 'metrics.json'}: expected the figures of test.py --labels, found others"),
         ([tmp_path / "no.pth"], f"{tmp_path / 'no.pth'}: no such checkpoint"),
+        ([tmp_path / "a.onnx"], f"{tmp_path / 'a.onnx'}: expected the checkpoint that the file was made of, to count what it computes"),
         ([untrained, "--images", "no.jpg"], "no.jpg: no such image"),
         ([untrained, "--size", "0"], "--size: expected at least 1 pixel, found 0"),
     ]:

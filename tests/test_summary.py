@@ -9,7 +9,8 @@ from torch import nn
 
 from config import ModelConfig
 from detector.retinaface import RetinaFace
-from detector.summary import find_model, format_table, layers_of, main
+from detector.summary import DETECTIONS, find_model, format_table, layers_of, main
+from detector.torchvision_detectors import TorchvisionDetector
 from utils.script import run_script
 
 
@@ -48,6 +49,26 @@ def test_layer_used_twice_costs_twice_and_one_never_used_nothing() -> None:
     assert (layers["idle"].parameters, layers["idle"].macs, layers["idle"].shape) == (12, 0, ())
     assert layers[""].weights == 7
     assert model.training and not model.conv._forward_hooks
+
+
+def test_two_stages_cost_what_they_may_look_at_whatever_they_find() -> None:
+    torch.manual_seed(0)
+    model = TorchvisionDetector(ModelConfig(architecture="maskrcnn_mobilenet_v2"))
+    untrained = sum(layer.macs for layer in layers_of(model, size=160))
+    with torch.no_grad():
+        model.detector.roi_heads.box_predictor.cls_score.bias[:] = torch.tensor([20.0, -20.0])    # finds nothing
+    assert sum(layer.macs for layer in layers_of(model, size=160)) == untrained
+    fully_connected = next(layer for layer in layers_of(model, size=160) if layer.name.endswith("box_head.fc6"))
+    assert fully_connected.macs == 25 * 15 * 1280 * 49 * 1024    # a proposal from each of 15 priors at 5 x 5 places
+    upsampling = next(layer for layer in layers_of(model, size=160) if layer.name.endswith("mask_predictor.conv5_mask"))
+    assert upsampling.macs == DETECTIONS * 28 * 28 * 256 * 256
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_b_16", "320"), ("vgg16", "16"), ("r3d_18", "224")])
+def test_model_that_takes_no_such_image_is_one_line(name: str, size: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_script(lambda: main([f"torchvision:{name}", "--size", size]), "detector.summary") == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and f"takes no image of {size} x {size} pixels" in told
 
 
 def test_table_has_a_line_a_layer_and_the_sums() -> None:

@@ -5,7 +5,19 @@ import pytest
 
 from utils.arrays import Image
 from utils.structures import Detections
-from utils.visualize import BLACK, GREEN, MASK_COLORS, RED, SHEET_CELL, contact_sheet, draw_cell, draw_detections, draw_faces, fit_cell
+from utils.visualize import (
+    BLACK,
+    GREEN,
+    MASK_COLORS,
+    RED,
+    SHEET_CELL,
+    contact_sheet,
+    draw_cell,
+    draw_detections,
+    draw_faces,
+    fit_cell,
+    lay_masks,
+)
 
 
 def has_color(image: Image, color: tuple[int, int, int]) -> np.ndarray:
@@ -108,10 +120,12 @@ def test_masks_tint_what_they_are_sure_of_the_best_on_top() -> None:
     masks = np.zeros((2, 40, 40), np.uint8)
     masks[0, :, 5:20], masks[1, :, 15:30] = 255, 180
     masks[:, 30:] = 170    # not sure enough
-    boxes = np.array([[200, 200, 210, 210]] * 2, np.float32)    # out of sight
+    boxes = np.array([[0, 0, 40, 40]] * 2, np.float32)
     detections = Detections(boxes, np.array([0.9, 0.8], np.float32), None, masks)
-    drawn = draw_detections(np.full((40, 40, 3), 100, np.uint8), detections)
+    photo = np.full((40, 40, 3), 100, np.uint8)
+    laid = lay_masks(photo, detections)
     plain, first, second = ((100,) * 3, *(tuple((100 + np.array(color)) // 2) for color in MASK_COLORS[:2]))
-    assert [tuple(drawn[10, x]) for x in (2, 7, 17, 25, 35)] == [plain, first, first, second, plain]
-    assert (drawn[35] == 100).all()
-    assert tuple(draw_cell(np.full((40, 40, 3), 100, np.uint8), detections, side=80)[20, 14]) == first
+    assert [tuple(laid[10, x]) for x in (2, 7, 17, 25, 35)] == [plain, first, first, second, plain]
+    assert (laid[35] == 100).all() and (photo == 100).all()
+    assert tuple(draw_detections(photo, detections)[10, 10]) == first
+    assert tuple(draw_cell(photo, detections, side=80)[20, 24]) == first    # twice as large

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.masks import paste_mask
 from utils.structures import Detections, Target
 
 # COCO itself looks at the best 100 detections of an image, which would miss a fifth of all faces of WIDER FACE.
@@ -68,7 +69,7 @@ def _evaluate(detections: Sequence[Detections], targets: Sequence[Target], kind:
     truth.createIndex()
     results: Any = np.concatenate([_rows(each, image) for image, each in enumerate(detections, start=1)])
     if kind == "segm":
-        encoded = [shape for each in detections for shape in _encode(mask, _sure(each))]
+        encoded = [shape for each, target in zip(detections, targets, strict=True) for shape in _encode(mask, _sure(each, target))]
         results = [
             {"image_id": int(row[0]), "category_id": 1, "score": row[5], "segmentation": shape}
             for row, shape in zip(results, encoded, strict=True)
@@ -85,14 +86,16 @@ def _size(target: Target) -> dict[str, int]:
     return {} if target.regions is None else {"height": target.regions.shape[0], "width": target.regions.shape[1]}
 
 
-def _sure(detections: Detections) -> NDArray[np.bool_]:
-    """Which pixels show each object (N,H,W), as far as the detector says."""
-    assert detections.masks is not None
-    return detections.masks >= MASK
+def _sure(detections: Detections, target: Target) -> Iterator[NDArray[np.bool_]]:
+    """Which pixels (H,W) of the labelled image show each object, as far as the detector says."""
+    assert detections.masks is not None and target.regions is not None
+    height, width = target.regions.shape
+    for mask, box in zip(detections.masks, detections.boxes, strict=True):
+        yield paste_mask(mask, box, height=height, width=width) >= MASK
 
 
-def _encode(mask: Any, masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Masks (N,H,W) as COCO's run lengths."""
+def _encode(mask: Any, masks: Iterable[NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    """Masks (H,W) as COCO's run lengths."""
     return [mask.encode(np.asfortranarray(each, dtype=np.uint8)) for each in masks]
 
 

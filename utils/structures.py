@@ -79,8 +79,8 @@ class Predictions(NamedTuple):
 class Detections:
     """The faces found in one image, best first, in pixels of that image.
 
-    boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None; masks (N,H,W) uint8 or None, how sure
-    each pixel is to show it, of 255.
+    boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None; masks (N,M,M) uint8 or None, how sure
+    each cell of a grid over the box is to show it, of 255: `utils.masks.paste_mask` makes pixels of it.
     """
 
     boxes: FloatArray
@@ -103,8 +103,8 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], landmarks, None if self.masks is None else self.masks[keep])
 
     def scaled(self, factor: float) -> Detections:
-        """The same boxes and points in an image `factor` times as large, without masks."""
-        return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor)
+        """The same faces in an image `factor` times as large."""
+        return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor, self.masks)
 
     def crop_aligned(self, image: Image, size: int = 112) -> Image:
         """The faces (N,size,size,3) cut out of their image (H,W,3), turned upright and scaled so that eyes, nose and mouth lie where

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.arrays import BoolArray, FloatArray, Image
+from utils.masks import paste_mask
 
 if TYPE_CHECKING:    # it brings PyTorch along, which takes longer to import than a label file to draw
     from utils.structures import Detections
@@ -29,20 +30,7 @@ def draw_detections(image: Image, detections: Detections) -> Image:
 
     Where there are masks, each is laid over its object in a colour of its own.
     """
-    return _draw_outlines(lay_masks(image, detections.masks), detections)
-
-
-def lay_masks(image: Image, masks: Image | None) -> Image:
-    """A copy of an image (H,W,3) with masks (N,H,W) laid over it where they are sure enough, the first on top."""
-    laid = image.copy()
-    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
-        shown = mask >= SURE
-        laid[shown] = (image[shown] + np.array(MASK_COLORS[number % len(MASK_COLORS)])) // 2
-    return laid
-
-
-def _draw_outlines(image: Image, detections: Detections) -> Image:
-    drawn = image.copy()
+    drawn = lay_masks(image, detections)
     for index in range(len(detections) - 1, -1, -1):    # the best last, so that it lies on top
         box = detections.boxes[index]
         _draw_box(drawn, box)
@@ -50,6 +38,18 @@ def _draw_outlines(image: Image, detections: Detections) -> Image:
             _draw_points(drawn, detections.landmarks[index], face_width=float(box[2] - box[0]))
     _draw_confidences(drawn, detections)
     return drawn
+
+
+def lay_masks(image: Image, detections: Detections) -> Image:
+    """A copy of an image (H,W,3) with the masks of what was found laid over it where they are sure enough, the best on top."""
+    laid = image.copy()
+    if detections.masks is None:
+        return laid
+    height, width = image.shape[:2]
+    for number in range(len(detections) - 1, -1, -1):
+        shown = paste_mask(detections.masks[number], detections.boxes[number], height=height, width=width) >= SURE
+        laid[shown] = (image[shown] + np.array(MASK_COLORS[number % len(MASK_COLORS)])) // 2
+    return laid
 
 
 def draw_faces(image: Image, boxes: FloatArray, landmarks: FloatArray, has_landmarks: BoolArray, *, ignore: BoolArray) -> Image:
@@ -152,8 +152,8 @@ def write_line(image: Image, text: str) -> Image:
 
 def draw_cell(image: Image, detections: Detections, *, side: int = SHEET_CELL) -> Image:
     """`draw_detections` at the size that the image has on a contact sheet."""
-    cell, factor = fit_cell(lay_masks(image, detections.masks), side=side)
-    return _draw_outlines(cell, detections.scaled(factor))
+    cell, factor = fit_cell(image, side=side)
+    return draw_detections(cell, detections.scaled(factor))
 
 
 def _line_width(image: Image) -> int:
