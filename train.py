@@ -24,7 +24,7 @@ from data.synthetic import draw_set
 from detector.face_detector import FaceDetector
 from detector.models import Model, build_model, make_objective
 from detector.optimizer import full_rate
-from detector.summary import format_table, layers_of
+from detector.summary import format_table, layers_of, sum_up
 from detector.trainer import Trainer, format_losses
 from detector.weights import start_from
 from utils.checkpoint import find_run
@@ -124,7 +124,9 @@ def try_out(config: Config, *, preset: str, report: Callable[[str], None]) -> No
         folder = Path(gather(own_folder)[0])    # where the main process draws
         trainer, description = make_trainer(config, folder, preset=preset, report=report)
         report(yaml.safe_dump(to_dict(config), sort_keys=False))
-        report(format_table(layers_of(trainer.model, size=config.data.size)))
+        layers = layers_of(trainer.model, size=config.data.size)
+        report(format_table(layers))
+        report(sum_up(layers, size=config.data.size))
         report(description)
         for number, losses in enumerate(trainer.try_out(DRY_STEPS), start=1):
             report(f"iteration {number}: {format_losses(losses)}")

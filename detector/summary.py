@@ -120,6 +120,12 @@ def format_table(layers: Sequence[Layer]) -> str:
     return "\n".join("  ".join(columns).format(*row) for row in rows)
 
 
+def sum_up(layers: Sequence[Layer], *, size: int) -> str:
+    """What all layers of a network have and cost for an image of size x size pixels."""
+    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    return f"{parameters:,} parameters, {macs / 1e9:.2f} GMAC for an image of {size} x {size} pixels"
+
+
 def _numbers(weights: int, biases: int, macs: int) -> tuple[str, ...]:
     return f"{weights:,}", f"{biases:,}", f"{weights + biases:,}", f"{macs / 1e9:.4f}"
 
@@ -158,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--size: expected at least 1 pixel, found {size}")
     layers = layers_of(find_model(arguments.model), size=size)
     print(format_table(layers))
-    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
-    print(f"{arguments.model}: {parameters:,} parameters, {macs / 1e9:.2f} GMAC for an image of {size} x {size} pixels")
+    print(f"{arguments.model}: {sum_up(layers, size=size)}")
     return DONE
 
 
