@@ -118,6 +118,9 @@ class TorchvisionDetector(nn.Module):
         self.kind = KINDS[config.architecture]
         self.detector: Any = self.kind.build(CLASSES)
         self.detector.transform = PlainTransform()
+        second_stage: Any = getattr(self.detector, "roi_heads", None)
+        if second_stage is not None:
+            second_stage.fg_bg_sampler.batch_size_per_image = config.proposals
         for name, part in self.detector.named_modules():
             if name in TO_FLOAT32:
                 part.register_forward_hook(_in_float32)

@@ -169,6 +169,18 @@ def test_boxes_are_exact_in_bfloat16(model: TorchvisionDetector) -> None:
     assert found.boxes.dtype == np.float32 and (found.boxes % 1 != 0).any()
 
 
+@pytest.mark.parametrize("proposals", [8, 16])
+def test_second_stage_learns_from_so_many_proposals(proposals: int) -> None:
+    model = TorchvisionDetector(ModelConfig(architecture="fasterrcnn_mobilenet_v2", proposals=proposals)).train()
+    looked_at = []
+    model.detector.roi_heads.box_head.register_forward_hook(lambda part, inputs, output: looked_at.append(len(inputs[0])))
+    objective = make_objective(model, model, Config().loss)
+    images, targets = batch(2, size=256), [people(2, size=256), people(1, size=256)]
+    assignment = objective.assign(images, targets)
+    objective.losses(images, assignment, assignment.counts)
+    assert looked_at == [2 * proposals]
+
+
 def test_box_stands_for_the_mask_where_there_is_none() -> None:
     masks = box_masks(torch.tensor([[1.0, 2, 4, 5], [0.6, 0, 2.4, 1], [7, 7, 99, 99]]), 8, 9)
     assert masks.shape == (3, 8, 9)
