@@ -181,6 +181,8 @@ def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Se
         if of_run:
             boxes, false, duplicate = map(sum, zip(*of_run, strict=True))
             lines.append(f"{run.name}: boxes {boxes}, false {false}, duplicate {duplicate} on {count_of(len(of_run), 'labelled photo')}")
+    if labelled and not lines:
+        lines.append("false boxes are not counted: from this folder none of these photos is one that a run was scored on")
     return lines
 
 

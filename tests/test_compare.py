@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_runs_stand_side_by_side(scored: Path, drawn_set: Path, untrained: Path,
     assert (tmp_path / "out" / "comparison.md").read_text() == "\n".join(lines[:4]) + "\n"
     drawn = [cv2.imread(str(tmp_path / "out" / "photos" / f"{photo.stem}.png")) for photo in photos]
     assert all(each.shape[1] == 2 * 640 and each.shape[0] > 640 for each in drawn)
+
+
+def test_photos_that_no_run_was_scored_on_are_told(
+    scored: Path, drawn_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photo = shutil.copy(next((drawn_set.parent / "images").iterdir()), tmp_path)
+    assert main([str(scored), "--images", photo, "--size", "64", "--output", str(tmp_path / "out")]) == 0
+    told = capfd.readouterr().out.splitlines()[-2]
+    assert told == "false boxes are not counted: from this folder none of these photos is one that a run was scored on"
 
 
 def test_folder_of_a_run_gives_its_own_ap(tmp_path: Path, untrained: Path, capfd: pytest.CaptureFixture[str]) -> None:
