@@ -77,7 +77,7 @@ class ModelConfig:
     backbone_weights: str | None = None    # where the backbone starts: a file, `default` (torchvision's, fetched once), or none
     # Start all of it from a detector checkpoint, the published ones included; default: torchvision's detectors from COCO, fetched once.
     weights: str | None = None
-    # Places in an image that the second stage of torchvision's detectors learns from; a quarter of them may show objects.
+    # Of an image, that the second stage of torchvision's detectors learns from; a quarter of them may show objects.
     proposals: int = setting(512, low=1)
     return_layers: tuple[str, ...] = ()    # the backbone's children that give the levels; none: its last ones, one a list of min_sizes
     min_sizes: tuple[tuple[int, ...], ...] = setting(((16, 32), (64, 128), (256, 512)), low=1)    # prior sizes of each level, pixels
