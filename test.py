@@ -19,7 +19,7 @@ from data.ground_truth import faces_of_images, read_ground_truth
 from detector.drawing import Job, Picture, draw_photos, draw_video
 from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
-from detector.weights import SHIPPED
+from detector.weights import SHIPPED, describe_weights
 from utils.average_precision import size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
 from utils.files import whole_file
@@ -143,9 +143,12 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def load_detector(weights: str, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
-    """The detector, prepared for the sizes of some photos."""
+    """The detector, prepared for the sizes of some photos; prints whether its weights are averaged."""
     keep_few_primitives(many_sizes=not config.size.startswith("long:") and have_many_sizes(photos))
-    return FaceDetector.from_checkpoint(weights, config.device, config=config)
+    detector = FaceDetector.from_checkpoint(weights, config.device, config=config)
+    if description := describe_weights(weights):
+        print(description)
+    return detector
 
 
 def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from detector.models import Model, build_model, make_objective
 from detector.optimizer import full_rate
 from detector.summary import format_table, layers_of, sum_up
 from detector.trainer import Trainer, format_losses
-from detector.weights import start_from
+from detector.weights import describe_weights, start_from
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
 from utils.distributed import gather, is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
@@ -107,6 +107,9 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
         f"{train.batch_size} an epoch, {count_of(train.epochs, 'epoch')}, {train.optimizer}, {rate}, {place}"
         + (f", {world_size()} processes" if world_size() > 1 else "")
     ]
+    weights = config.model.weights
+    if not trainer.step and weights not in (None, "default"):
+        lines.extend(filter(None, [describe_weights(weights)]))
     if heads_anew:
         lines.append(f"{config.model.weights}: {', '.join(heads_anew)} did not fit and starts from random weights")
     if trainer.step:

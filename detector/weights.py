@@ -31,7 +31,9 @@ PUBLISHED_HEADS = {"ClassHead": "class_head", "BboxHead": "box_head", "LandmarkH
 def load_model(path: str | Path) -> Model:
     """The model in a weights file, built as the file says, in evaluation mode on the CPU; nothing is fetched.
 
-    ValueError that names the file, and the first key that is missing, spare or of a wrong shape.
+    Of a run that averaged its weights (train.ema) it has the average, which validation measures and
+    best.pth keeps; `describe_weights` says so. ValueError that names the file, and
+    the first key that is missing, spare or of a wrong shape.
     """
     config, state = read_weights(path)
     model = build_model(config)
@@ -70,7 +72,8 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             raise ValueError(f"{path}: expected settings under 'config', found {checkpoint['config']!r:.40}")
         config = from_dict(checkpoint["config"], source=f"{path}: ").model
         # They only say where that model's training started.
-        return replace(config, weights=None, backbone_weights=None), state_dict_of(checkpoint["model"], source=path)
+        config = replace(config, weights=None, backbone_weights=None)
+        return config, averaged_state(checkpoint) or state_dict_of(checkpoint["model"], source=path)
     state = state_dict_of(checkpoint, source=path)
     if next(iter(state)).startswith("backbone."):
         config = torchvision_config(state)
@@ -78,6 +81,25 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
     return published_config(state), {published_name(name): value for name, value in state.items()}
+
+
+def averaged_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Return the averaged weights by name in a checkpoint of a run, or None if it has none."""
+    average = checkpoint.get("average")
+    if not isinstance(average, Mapping) or "step" not in checkpoint:
+        return None
+    prefix = "module."    # AveragedModel's; it also counts the steps, as n_averaged
+    return {name[len(prefix) :]: value for name, value in average.items() if name.startswith(prefix)}
+
+
+def describe_weights(path: str | Path) -> str:
+    """Return one line that says whether `load_model` takes averaged weights from a file, or ""."""
+    if Path(path).suffix.lower() == ".onnx":
+        return ""
+    checkpoint = read_checkpoint(path)
+    if averaged_state(checkpoint) is None:
+        return ""
+    return f"{path}: averaged weights of step {checkpoint['step']:,}"
 
 
 def torchvision_config(state: Mapping[str, Any]) -> ModelConfig:

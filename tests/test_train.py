@@ -95,6 +95,20 @@ def test_best_checkpoint_has_the_average_of_the_weights(drawn_set: Path, tmp_pat
     assert not equal(last["model"], average)
 
 
+def test_last_checkpoint_is_scored_and_started_from_by_its_average(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    words = [f"data.val={drawn_set}", "train.epochs=1", "train.ema=0.9"]
+    assert run("train", *arguments(drawn_set, tmp_path / "run", *words)).code == 0
+    last = tmp_path / "run" / "last.pth"
+    measured = read_checkpoint(tmp_path / "run" / "best.pth")["ap50"]
+    result = run("test", "--labels", drawn_set, "--weights", last, "--output", tmp_path / "score")
+    assert result.code == 0, result.err
+    assert result.out.count(f"{last}: averaged weights of step 3\n") == 1
+    assert json.loads((tmp_path / "score" / "metrics.json").read_text())["ap50"] == pytest.approx(measured)
+    assert "averaged" not in run("test", "--labels", drawn_set, "--weights", last.with_name("best.pth"), "--output", tmp_path / "b").out
+    result = run("train", *arguments(drawn_set, tmp_path / "second", f"model.weights={last}", "train.max_steps=1"))
+    assert f"{last}: averaged weights of step 3\n" in result.out
+
+
 def test_resume_takes_new_rates_and_an_average_that_is_asked_for_later(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=2", "train.weight_decay=0.1"))
     words = ["--resume", "--output", tmp_path / "run", "train.max_steps=4", "train.weight_decay=0", "train.ema=0.9"]

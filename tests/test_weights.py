@@ -16,7 +16,7 @@ from torch import Tensor
 from config import Config, ModelConfig, to_dict
 from detector.backbone import build_backbone
 from detector.retinaface import RetinaFace
-from detector.weights import load_model, published_name, start_from
+from detector.weights import describe_weights, load_model, published_name, start_from
 from utils.checkpoint import read_checkpoint
 
 SMALL = ModelConfig(backbone="mobilenet0.25", channels=64)
@@ -158,6 +158,24 @@ def test_checkpoint_builds_its_own_model(tmp_path: Path) -> None:
     assert loaded.config == model.config and not loaded.training
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(loaded(images).logits, model(images).logits)
+
+
+def test_averaged_weights_of_a_run_are_taken_and_described(tmp_path: Path) -> None:
+    model, other = randomised(SMALL), RetinaFace(SMALL)
+    average = {"n_averaged": torch.tensor(9), **{f"module.{n}": v for n, v in model.state_dict().items()}}
+    path = save(other, tmp_path / "last.pth", average=average, step=1234)
+    assert describe_weights(path) == f"{path}: averaged weights of step 1,234"
+    loaded, started = load_model(path), RetinaFace(SMALL)
+    assert start_from(started, path) == []
+    for state in (loaded.state_dict(), started.state_dict()):
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+    path = save(other, tmp_path / "last.pth", average=None, step=1234)
+    assert describe_weights(path) == ""
+    assert torch.equal(load_model(path).class_head[0].conv.weight, other.class_head[0].conv.weight)
+    average = {name: value for name, value in average.items() if "class_head.0" not in name}
+    path = save(other, tmp_path / "last.pth", average=average, step=1234)
+    with pytest.raises(ValueError, match="weights of another network: missing class_head.0"):
+        load_model(path)
 
 
 def test_missing_spare_and_wrong_weights_are_named(tmp_path: Path) -> None:
