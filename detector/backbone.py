@@ -20,6 +20,10 @@ from utils.checkpoint import load_tensors, match_keys
 
 # What a classifier has behind its last layer, which does not come along.
 CLASSIFIER = ("avgpool", "fc", "classifier")
+# What a detector has behind its backbone, here and in others' repos.
+DETECTOR_PARTS = re.compile(
+    r"(fpn|ssh|rpn|roi_heads|head|\w*_head|\w+Head)\w*\.|backbone\.fpn\.", re.IGNORECASE
+)
 
 
 class Level(NamedTuple):
@@ -125,6 +129,10 @@ def build_layers(name: str, weights: str | None = None) -> nn.Module:
         if isinstance(network, MobileNetV1):
             state = {rename_published_stage(key): value for key, value in state.items()}
         state, own = (_without_classifier(each) for each in (state, network.state_dict()))
+        if any(DETECTOR_PARTS.match(key) for key in state):
+            raise ValueError(
+                f"model.backbone_weights: {weights} holds a whole detector; model.weights takes it"
+            )
         match_keys(state, own, source=weights)
         network.load_state_dict(state, strict=False)
     return getattr(network, backbone.layers) if backbone.layers else network
@@ -132,6 +140,29 @@ def build_layers(name: str, weights: str | None = None) -> nn.Module:
 
 def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
+
+
+def identify_backbone(body: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The backbone that fits the names and shapes in `body` best, and its last layer in `body`."""
+    found = {(key, value.shape) for key, value in body.items()}
+    layers_found = {key.partition(".")[0] for key in body}
+
+    def fit(name: str) -> int:
+        own = {(key, value.shape) for key, value in _meta_layers(name).state_dict().items()}
+        # Layers behind the last level are cut off in `body`, so only those in it count.
+        own = {(key, shape) for key, shape in own if key.partition(".")[0] in layers_found}
+        return 2 * len(own & found) - len(own)
+
+    best = max(BACKBONES, key=fit)
+    names = [name for name, _ in _meta_layers(best).named_children() if name in layers_found]
+    return best, names[-1] if names else ""
+
+
+def _meta_layers(name: str) -> nn.Module:
+    """The layers of a backbone without memory for their weights."""
+    with torch.device("meta"):
+        network = BACKBONES[name].build()
+    return getattr(network, BACKBONES[name].layers) if BACKBONES[name].layers else network
 
 
 def first_stages(body: nn.Module, name: str, count: int) -> list[nn.Module]:

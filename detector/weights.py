@@ -1,4 +1,7 @@
-"""From a weights file to a model: checkpoints of this repo, and the published RetinaFace weights of the PyTorch ancestor."""
+"""From a weights file to a model: checkpoints of this repo, and weights published by others.
+
+Known are biubug6/Pytorch_Retinaface, yakhyo/retinaface-pytorch and torchvision's detectors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from config import ModelConfig, from_dict
-from detector.backbone import fetch, rename_published_stage
+from detector.backbone import fetch, identify_backbone, last_stages, rename_published_stage
 from detector.models import Model, build_model
 from detector.torchvision_detectors import torchvision_state
 from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
@@ -25,7 +28,17 @@ PUBLISHED_NAMES = (
     (re.compile(r"fpn\.merge(\d)\."), "fpn.merge.{}."),
     (re.compile(r"ssh(\d)\.conv"), "ssh.{}.conv"),
 )
-PUBLISHED_HEADS = {"ClassHead": "class_head", "BboxHead": "box_head", "LandmarkHead": "landmark_head"}
+PUBLISHED_HEADS = {
+    "ClassHead": "class_head",
+    "BboxHead": "box_head",
+    "LandmarkHead": "landmark_head",
+    "class_head.class_head": "class_head",
+    "bbox_head.bbox_head": "box_head",
+    "landmark_head.landmark_head": "landmark_head",
+}
+PUBLISHED_HEAD = re.compile(rf"({'|'.join(PUBLISHED_HEADS)})\.(\d)\.(?:conv1x1\.)?")
+# yakhyo's separable blocks are nested: (depthwise, pointwise) x (convolution, batch norm).
+NESTED_BLOCK = re.compile(r"(stage\d\.\d+)\.([01])\.([01])\.")
 
 
 def load_model(path: str | Path) -> Model:
@@ -37,7 +50,8 @@ def load_model(path: str | Path) -> Model:
     """
     config, state = read_weights(path)
     model = build_model(config)
-    match_keys(state, model.state_dict(), source=path)
+    name = config.backbone if config.architecture == "retinaface" else config.architecture
+    match_keys(state, model.state_dict(), source=f"{path}: read as {name}")
     model.load_state_dict(state, strict=False)
     return model.eval()
 
@@ -67,20 +81,20 @@ def start_from(model: Model, path: str | Path) -> list[str]:
 def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """How to build the model in a weights file, and its weights by name."""
     checkpoint = read_checkpoint(path)
-    if "config" in checkpoint and "model" in checkpoint:
-        if not isinstance(checkpoint["config"], Mapping):
-            raise ValueError(f"{path}: expected settings under 'config', found {checkpoint['config']!r:.40}")
-        config = from_dict(checkpoint["config"], source=f"{path}: ").model
+    settings = checkpoint.get("config")
+    if isinstance(settings, Mapping) and isinstance(settings.get("model"), Mapping):
+        config = from_dict(settings, source=f"{path}: ").model
         # They only say where that model's training started.
         config = replace(config, weights=None, backbone_weights=None)
-        return config, averaged_state(checkpoint) or state_dict_of(checkpoint["model"], source=path)
+        return config, averaged_state(checkpoint) or state_dict_of(checkpoint.get("model"), source=path)
     state = state_dict_of(checkpoint, source=path)
     if next(iter(state)).startswith("backbone."):
         config = torchvision_config(state)
         return config, torchvision_state(state, config.architecture, source=path)
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
-    return published_config(state), {published_name(name): value for name, value in state.items()}
+    state = {published_name(name): value for name, value in state.items()}
+    return published_config(state), state
 
 
 def averaged_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -88,8 +102,7 @@ def averaged_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
     average = checkpoint.get("average")
     if not isinstance(average, Mapping) or "step" not in checkpoint:
         return None
-    prefix = "module."    # AveragedModel's; it also counts the steps, as n_averaged
-    return {name[len(prefix) :]: value for name, value in average.items() if name.startswith(prefix)}
+    return state_dict_of(average, source="average")
 
 
 def describe_weights(path: str | Path) -> str:
@@ -111,20 +124,29 @@ def torchvision_config(state: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(architecture=architecture)
 
 
-def published_config(state: Mapping[str, Any]) -> ModelConfig:
-    """The model that published weights belong to."""
-    backbone: Any = "mobilenet0.25" if "body.stage1.0.0.weight" in state else "resnet50"
-    landmarks = any(name.startswith("LandmarkHead") for name in state)
-    return ModelConfig(backbone=backbone, channels=len(state["fpn.output1.0.weight"]), landmarks=landmarks)
+def published_config(state: Mapping[str, Tensor]) -> ModelConfig:
+    """The model that published weights belong to, whose names are those here already."""
+    body = {name[5:]: value for name, value in state.items() if name.startswith("body.")}
+    backbone: Any
+    backbone, last_layer = identify_backbone(body)
+    levels = last_stages(backbone, 3)
+    return ModelConfig(
+        backbone=backbone,
+        channels=len(state["fpn.lateral.0.0.weight"]),
+        landmarks=any(name.startswith("landmark_head.") for name in state),
+        # yakhyo's MobileNetV2 takes its last level behind the convolution after the last stage.
+        return_layers=() if last_layer in ("", levels[-1]) else (*levels[:-1], last_layer),
+    )
 
 
 def published_name(name: str) -> str:
-    """The name here of a weight of the published RetinaFace; an unknown one comes back as it is."""
+    """The name here of a weight of a published RetinaFace; an unknown one comes back as it is."""
     part, _, rest = name.partition(".")
-    if part == "body":
-        return "body." + rename_published_stage(rest)
-    if part in PUBLISHED_HEADS:
-        return f"{PUBLISHED_HEADS[part]}.{rest}".replace("conv1x1", "conv")
+    if part in ("body", "fx"):
+        rest = NESTED_BLOCK.sub(lambda at: f"{at[1]}.{3 * int(at[2]) + int(at[3])}.", rest)
+        return "body." + rename_published_stage(rest.removeprefix("features."))
+    if found := PUBLISHED_HEAD.match(name):
+        return f"{PUBLISHED_HEADS[found[1]]}.{found[2]}.conv.{name[found.end() :]}"
     for pattern, ours in PUBLISHED_NAMES:
         if found := pattern.match(name):
             return ours.format(int(found[1]) - 1) + name[found.end() :].replace("X", "x")

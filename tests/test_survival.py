@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -70,7 +71,7 @@ def test_checkpoint_damaged_anywhere_is_told_or_passed_over(drawn_set: Path, tmp
             checkpoint = find_run(output, resume=True)
         assert checkpoint is not None
         if warned:
-            assert "last.pth: not a readable checkpoint: " in str(warned[0].message) and "; going on from " in str(warned[0].message)
+            assert re.search(r"last\.pth: (not a readable checkpoint|is empty).*; going on from ", str(warned[0].message))
             assert checkpoint["step"] == 1
             fallbacks += 1
         else:    # a byte that means nothing, such as padding between the records
@@ -84,7 +85,7 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return Path.touch, (Path(str(tmp_path / "ran")),)    # type: ignore[return-value]
 
     torch.save({"model": Evil()}, tmp_path / "last.pth")
-    with pytest.raises(ValueError, match=r"last.pth: not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"last.pth: refers to .*, which is not loaded because it could run code"):
         read_checkpoint(tmp_path / "last.pth")
     assert not (tmp_path / "ran").exists()
 

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from conftest import ROOT
-from torch import Tensor
+from published_networks import SMALL, assert_same_outputs, published_state, randomized, save
+from torch import nn
 
 from config import Config, ModelConfig, to_dict
 from detector.backbone import build_backbone
@@ -19,108 +20,12 @@ from detector.retinaface import RetinaFace
 from detector.weights import describe_weights, load_model, published_name, start_from
 from utils.checkpoint import read_checkpoint
 
-SMALL = ModelConfig(backbone="mobilenet0.25", channels=64)
-State = dict[str, Tensor]
-
-
-class Published:
-    """The published network, computed from its weights by their published names, layer by layer."""
-
-    def __init__(self, state: State):
-        self.state = state
-
-    def conv(self, x: Tensor, name: str, *, stride: int = 1, slope: float | None = None) -> Tensor:
-        """Convolution `name`.0, batch norm `name`.1, and maybe a leaky ReLU."""
-        return self.conv_pair(x, f"{name}.0", f"{name}.1", stride=stride, slope=slope)
-
-    def conv_pair(self, x: Tensor, conv: str, norm: str, *, stride: int = 1, slope: float | None = None) -> Tensor:
-        weight = self.state[f"{conv}.weight"]
-        groups = x.shape[1] // weight.shape[1]
-        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2, groups=groups)
-        x = F.batch_norm(x, *(self.state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
-        return x if slope is None else F.leaky_relu(x, slope)
-
-    def mobilenet(self, x: Tensor) -> list[Tensor]:
-        levels = []
-        for stage, strides in {"stage1": [2, 1, 2, 1, 2, 1], "stage2": [2, 1, 1, 1, 1, 1], "stage3": [2, 1]}.items():
-            for block, stride in enumerate(strides):
-                name = f"body.{stage}.{block}"
-                if f"{name}.3.weight" not in self.state:
-                    x = self.conv(x, name, stride=stride, slope=0.1)
-                    continue
-                x = self.conv_pair(x, f"{name}.0", f"{name}.1", stride=stride, slope=0.1)
-                x = self.conv_pair(x, f"{name}.3", f"{name}.4", slope=0.1)
-            levels.append(x)
-        return levels
-
-    def resnet50(self, x: Tensor) -> list[Tensor]:
-        network = torchvision.models.resnet50(weights=None).eval()
-        network.load_state_dict({n[5:]: v for n, v in self.state.items() if n.startswith("body.")}, strict=False)
-        x = network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(x)))))
-        levels = []
-        for layer in (network.layer2, network.layer3, network.layer4):
-            x = layer(x)
-            levels.append(x)
-        return levels
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = images.float() - torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
-        levels = self.mobilenet(x) if "body.stage1.0.0.weight" in self.state else self.resnet50(x)
-        slope = 0.1 if "body.stage1.0.0.weight" in self.state else 0.0
-        levels = [self.conv(level, f"fpn.output{n}", slope=slope) for n, level in enumerate(levels, start=1)]
-        for n in (2, 1):
-            above = F.interpolate(levels[n], size=levels[n - 1].shape[2:], mode="nearest")
-            levels[n - 1] = self.conv(levels[n - 1] + above, f"fpn.merge{n}", slope=slope)
-        outputs: dict[str, list[Tensor]] = {"BboxHead": [], "ClassHead": [], "LandmarkHead": []}
-        for n, level in enumerate(levels, start=1):
-            shared = self.conv(level, f"ssh{n}.conv5X5_1", slope=slope)
-            parts = [self.conv(level, f"ssh{n}.conv3X3"), self.conv(shared, f"ssh{n}.conv5X5_2")]
-            parts.append(self.conv(self.conv(shared, f"ssh{n}.conv7X7_2", slope=slope), f"ssh{n}.conv7x7_3"))
-            feature = F.relu(torch.cat(parts, dim=1))
-            for head, values in (("BboxHead", 4), ("ClassHead", 2), ("LandmarkHead", 10)):
-                weight, bias = (self.state[f"{head}.{n - 1}.conv1x1.{part}"] for part in ("weight", "bias"))
-                outputs[head].append(F.conv2d(feature, weight, bias).permute(0, 2, 3, 1).reshape(len(images), -1, values))
-        boxes, logits, landmarks = (torch.cat(parts, dim=1) for parts in outputs.values())
-        return boxes, logits, landmarks
-
-
-def published_state(model: RetinaFace) -> State:
-    """The weights of a model under the published names."""
-    stages = {"stem": ("stage1", 0), "stage1": ("stage1", 4)}
-    state = {}
-    for name, value in model.state_dict().items():
-        parts = name.split(".")
-        if parts[0] == "body" and parts[1] in stages:
-            stage, first = stages[parts[1]]
-            parts[1:3] = [stage, str(int(parts[2]) + first)]
-        elif parts[0] == "fpn":
-            parts[1:3] = [{"lateral": "output", "merge": "merge"}[parts[1]] + str(int(parts[2]) + 1)]
-        elif parts[0] == "ssh":
-            conv = {"conv7x7_3": "conv7x7_3"}.get(parts[2], parts[2].replace("x", "X"))
-            parts[:3] = [f"ssh{int(parts[1]) + 1}", conv]
-        elif "head" in parts[0]:
-            parts[0] = {"class_head": "ClassHead", "box_head": "BboxHead", "landmark_head": "LandmarkHead"}[parts[0]]
-            parts[2] = "conv1x1"
-        state[".".join(parts)] = value
-    return state
-
-
-def randomised(config: ModelConfig) -> RetinaFace:
-    """A model whose batch norms are no identities."""
-    torch.manual_seed(0)
-    model = RetinaFace(config).eval()
-    for name, value in model.state_dict().items():
-        if name.endswith("running_mean"):
-            value.normal_(0, 0.1)
-        elif name.endswith("running_var"):
-            value.uniform_(0.8, 1.2)
-    return model
-
 
 @pytest.mark.parametrize("config", [SMALL, ModelConfig()], ids=["mobilenet0.25", "resnet50"])
 def test_published_weights_give_the_published_networks_outputs(config: ModelConfig, tmp_path: Path) -> None:
-    state = published_state(randomised(config))
-    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "published.pth")
+    state = published_state(randomized(config))
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save(wrapped, tmp_path / "published.pth")
     model = load_model(tmp_path / "published.pth")
     assert model.config == config
     assert_same_outputs(model, state)
@@ -132,28 +37,17 @@ def test_real_published_weights_give_the_published_networks_outputs(real_data: P
     assert_same_outputs(load_model(path), state)
 
 
-def assert_same_outputs(model: RetinaFace, state: State) -> None:
-    images = torch.randint(0, 256, (1, 3, 101, 150), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        ours, theirs = model(images), Published(state)(images)
-    assert ours.landmarks is not None
-    for mine, published in zip((ours.boxes, ours.logits, ours.landmarks.flatten(2)), theirs, strict=True):
-        assert torch.allclose(mine, published, atol=1e-4, rtol=1e-4)
-
-
 def test_published_names_map_onto_all_names_here() -> None:
     for config in (SMALL, ModelConfig()):
         model = RetinaFace(config)
         assert {published_name(name) for name in published_state(model)} == set(model.state_dict())
 
 
-def save(model: RetinaFace, path: Path, **changes: Any) -> Path:
-    torch.save({"config": to_dict(Config(model=model.config)), "model": model.state_dict(), **changes}, path)
-    return path
-
-
 def test_checkpoint_builds_its_own_model(tmp_path: Path) -> None:
-    model = randomised(ModelConfig(backbone="resnet18", channels=32, min_sizes=((8,), (16, 20), (64,), (128,)), landmarks=False))
+    min_sizes = ((8,), (16, 20), (64,), (128,))
+    model = randomized(
+        ModelConfig(backbone="resnet18", channels=32, min_sizes=min_sizes, landmarks=False)
+    )
     loaded = load_model(save(model, tmp_path / "w.pth"))
     assert loaded.config == model.config and not loaded.training
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
@@ -198,7 +92,6 @@ def test_missing_spare_and_wrong_weights_are_named(tmp_path: Path) -> None:
     assert "expected a RetinaFace checkpoint" in complaint(torchvision.models.resnet18(weights=None).state_dict())
     assert "expected a checkpoint dict, found a list" in complaint([1])    # type: ignore[arg-type]
     assert "unknown setting" in complaint({"config": {"model": {"colour": 3}}, "model": state})
-    assert "expected settings under 'config', found 'x'" in complaint({"config": "x", "model": state})
     for nothing in (None, [1], {}):
         assert "holds no weights" in complaint({"config": to_dict(Config()), "model": nothing})
     assert "expected a RetinaFace checkpoint" in complaint({**state, "fpn.output1.0.weight": torch.tensor(1.0)})
@@ -208,7 +101,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no.pth: no such checkpoint"):
         load_model(tmp_path / "no.pth")
     whole = save(RetinaFace(SMALL), tmp_path / "w.pth").read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2], whole[:100]):
+    for content in (whole[: len(whole) // 2], whole[:100], b"\x80\x02" + bytes(100)):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(ValueError, match="bad.pth: not a readable checkpoint: "):
             load_model(tmp_path / "bad.pth")
@@ -221,12 +114,25 @@ class Attack:
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     torch.save({"config": Attack()}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    complaint = "refers to .*exec, which is not loaded because it could run code"
+    with pytest.raises(ValueError, match=complaint):
         load_model(tmp_path / "bad.pth")
 
 
+def test_a_refused_class_is_named(tmp_path: Path) -> None:
+    layer = nn.Linear(1, 1)
+    for value, name in (
+        (Namespace(lr=0.1), "argparse.Namespace"),
+        (layer, "torch.nn.modules.linear.Linear"),
+    ):
+        torch.save({"args": value}, tmp_path / "bad.pth")
+        complaint = rf"bad\.pth: refers to {name}, which is not loaded because it could run code; "
+        with pytest.raises(ValueError, match=complaint + "expected weights alone"):
+            load_model(tmp_path / "bad.pth")
+
+
 def test_start_from_names_the_heads_that_do_not_fit(tmp_path: Path) -> None:
-    path = save(randomised(SMALL), tmp_path / "w.pth")
+    path = save(randomized(SMALL), tmp_path / "w.pth")
     same = RetinaFace(SMALL)
     assert start_from(same, path) == []
     assert torch.equal(same.class_head[0].conv.weight, load_model(path).class_head[0].conv.weight)
@@ -247,6 +153,19 @@ def test_backbone_starts_from_an_imagenet_file_without_its_classifier(tmp_path: 
     assert torch.equal(body.state_dict()["layer4.1.conv2.weight"], network.layer4[1].conv2.weight)
     with pytest.raises(ValueError, match=r"r.pth: weights of another network: missing stage1\."):
         build_backbone("mobilenet0.25", return_layers=["stage3"], weights=str(tmp_path / "r.pth"))
+
+
+def test_a_whole_detector_is_no_file_of_backbone_weights(tmp_path: Path) -> None:
+    state = published_state(RetinaFace(SMALL))
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save(wrapped, tmp_path / "published.pth")
+    save(RetinaFace(SMALL), tmp_path / "own.pth")
+    faster_rcnn = ("backbone.body.conv1.weight", "rpn.head.conv.bias")
+    torch.save(dict.fromkeys(faster_rcnn, torch.zeros(1)), tmp_path / "tv.pth")
+    for name in ("published.pth", "own.pth", "tv.pth"):
+        complaint = rf"model\.backbone_weights: .*{name} holds a whole detector; model\.weights"
+        with pytest.raises(ValueError, match=complaint):
+            build_backbone("mobilenet0.25", return_layers=["stage3"], weights=str(tmp_path / name))
 
 
 def test_real_imagenet_file_of_the_mobilenet_fits(real_data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zipfile
 import zlib
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,19 +22,75 @@ from utils.files import whole_file
 RUN_KEYS = (
     "config", "preset", "model", "average", "optimizer", "scaler", "random", "step", "seconds", "skipped", "best", "history",
 )  # fmt: skip
+# Metrics and losses in others' checkpoints are often NumPy scalars or arrays. Each function stands
+# under the module that NumPy 1 names in a file and under that of NumPy 2.
+_NUMPY_VALUES: list[Any] = [
+    *(
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in (
+            ("scalar", np.float64(0).__reduce__()[0]),
+            ("_reconstruct", np.zeros(0).__reduce__()[0]),
+        )
+        for core in ("core", "_core")
+    ),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"},
+]
+_EXPECTED = "expected weights alone, as torch.save(model.state_dict(), path) writes them"
+# Where others keep the weights in a checkpoint.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema")
+AVERAGED_STEPS = "n_averaged"    # the counter that torch's AveragedModel keeps among its weights
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint file, on the CPU; FileNotFoundError or ValueError that names the file."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_VALUES):
+            warnings.simplefilter("ignore")    # torch.load also warns about files that it refuses
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint") from None
     except Exception as error:    # a damaged file makes the unpickler raise almost anything, struct.error and AssertionError included
-        raise ValueError(f"{path}: not a readable checkpoint: {_first_sentence(error)}") from None
+        raise ValueError(f"{path}: {_explain(path, error)}") from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: expected a checkpoint dict, found a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def _explain(path: str | Path, error: Exception) -> str:
+    """Why torch.load refuses a file, judged by the file's first bytes and by torch's message."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as unreadable:
+        return f"not a readable checkpoint: {unreadable.strerror}"
+    if not start:
+        return "is empty; download or save it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights themselves: run git lfs pull"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "is a web page, not a checkpoint: download it again"
+    if start[8:10] == b'{"':
+        return "is a safetensors file; expected weights written by torch.save"
+    if "TorchScript" in str(error):
+        return f"is a TorchScript archive; {_EXPECTED}"
+    if refused := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"refers to {refused[1]}, which is not loaded because it could run code; "
+            + _EXPECTED
+        )
+    if _is_text(start):
+        return "is a text file, not a checkpoint"
+    reason = _first_sentence(error)
+    if reason == "Weights only load failed":
+        reason = "its content is damaged, or of another kind"
+    return f"not a readable checkpoint: {reason}"
+
+
+def _is_text(start: bytes) -> bool:
+    text = start.decode("utf-8", errors="ignore")    # the last character may be cut in two
+    return len(text.encode()) > len(start) - 4 and "".join(text.split()).isprintable()
 
 
 def _first_sentence(error: Exception) -> str:
@@ -118,17 +176,50 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file by name: a plain state_dict or one under "state_dict", with or without "module." before each name."""
+    """The weights by name in a file, as `state_dict_of` finds them."""
     return state_dict_of(read_checkpoint(path), source=path)
 
 
 def state_dict_of(checkpoint: Any, *, source: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint dict as `load_tensors` gives them; ValueError that names `source` where it holds none."""
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        found = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(state).__name__
+    """The weights by name in a checkpoint: the dict itself, or the first of its entries state_dict,
+    model_state_dict, model, net and ema that holds tensors.
+
+    A prefix that all names share, such as `module.` of DataParallel, `_orig_mod.` of torch.compile
+    or Lightning's `model.`, is removed. ValueError that names `source` where there are no tensors.
+    """
+    state = _find_tensors(checkpoint)
+    if state is None:
+        found = type(checkpoint).__name__
+        if isinstance(checkpoint, Mapping):
+            found = ", ".join(map(str, list(checkpoint)[:3]))
         raise ValueError(f"{source}: holds no weights: expected tensors by name, found {found or 'nothing'}")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    weights = {name: value for name, value in state.items() if name != AVERAGED_STEPS}
+    return _without_shared_prefix(weights)
+
+
+def _find_tensors(checkpoint: Any) -> Mapping[str, Tensor] | None:
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        return None
+    if all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return checkpoint
+    inner = (_find_tensors(checkpoint[key]) for key in _STATE_KEYS if key in checkpoint)
+    return next((state for state in inner if state is not None), None)
+
+
+def _without_shared_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under names without the leading parts that all of them share.
+
+    `features.` stays: it belongs to torchvision's own names of a backbone without its classifier.
+    """
+    names = [str(name).split(".") for name in state]
+    shortest = min(map(len, names), default=1)
+    shared = 0
+    while shared < shortest - 2 and len({name[shared] for name in names}) == 1:
+        if names[0][shared] == "features":
+            break
+        shared += 1
+    short = [".".join(name[shared:]) for name in names]
+    return dict(zip(short, state.values(), strict=True))
 
 
 def match_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str | Path) -> None:
