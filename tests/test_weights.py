@@ -55,7 +55,7 @@ def test_checkpoint_builds_its_own_model(tmp_path: Path) -> None:
 
 
 def test_averaged_weights_of_a_run_are_taken_and_described(tmp_path: Path) -> None:
-    model, other = randomised(SMALL), RetinaFace(SMALL)
+    model, other = randomized(SMALL), RetinaFace(SMALL)
     average = {"n_averaged": torch.tensor(9), **{f"module.{n}": v for n, v in model.state_dict().items()}}
     path = save(other, tmp_path / "last.pth", average=average, step=1234)
     assert describe_weights(path) == f"{path}: averaged weights of step 1,234"
