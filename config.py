@@ -118,7 +118,9 @@ class TrainConfig:
     ema: float = setting(0.0, low=0, high=0.99999)    # decay of the average of the weights that is measured and kept as best; 0: no average
     freeze_stages: int = setting(0, low=0)    # the backbone's first stages that do not learn, for fine-tuning
     freeze_batch_norm: bool = False    # all batch norms keep the statistics they start with; for batches of very few images
-    sync_batch_norm: bool = False    # statistics over the images of all GPUs instead of each for itself
+    # Batch norms use the images of all GPUs; else each those of its own GPU, and the running statistics are
+    # those of the first GPU.
+    sync_batch_norm: bool = False
     skip_nonfinite: int = setting(0, low=0)    # batches whose loss is no number to pass over before the run stops
     seed: int = setting(0, low=0, high=2**32)
     device: str = "auto"    # auto: cuda where there is one, else cpu

@@ -29,7 +29,7 @@ from detector.trainer import Trainer, format_losses
 from detector.weights import describe_weights, start_from
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
-from utils.distributed import gather, is_main, local_rank, process_group, rank, wait_for_all, was_restarted, world_size
+from utils.distributed import gather, is_main, local_rank, process_group, rank, sync_batch_norms, wait_for_all, was_restarted, world_size
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script
 from utils.wider_eval import OfficialFaces
 
@@ -65,6 +65,8 @@ def make_trainer(
         torch.cuda.set_device(device)    # else every process would also take memory of the first GPU
     torch.manual_seed(config.train.seed)
     model, heads_anew = make_model(config, fresh=checkpoint is None)
+    if config.train.sync_batch_norm:
+        sync_batch_norms(model, device)
     model = model.to(device, memory_format=torch.channels_last)    # type: ignore[call-overload]
     train_set, val_set = make_datasets(config, output, draw_anew=checkpoint is None, report=report)
     loader = FaceLoader(

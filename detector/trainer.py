@@ -20,7 +20,7 @@ from detector.guard import Guard
 from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from utils.checkpoint import random_state, restore_random_state, write_checkpoint
 from utils.devices import pick_dtype, works_behind
-from utils.distributed import any_process, distribute, gather, is_main, rank, share
+from utils.distributed import any_process, broadcast_buffers, distribute, gather, is_main, rank, share
 from utils.faults import Faults
 from utils.files import whole_file
 from utils.history import History, Row
@@ -97,7 +97,7 @@ class Trainer:
         self.preset = preset
         self.report = report
         set_learning(model, config.train, frozen=frozen)
-        network = distribute(model, device, compiled=config.train.compile, sync_batch_norm=config.train.sync_batch_norm)
+        network = distribute(model, device, compiled=config.train.compile)
         self.average = WeightAverage(model, config.train.ema) if config.train.ema else None
         self.objective = make_objective(network)
         self.stepping = self._make_stepping(network, device)
@@ -268,6 +268,8 @@ class Trainer:
 
     def _validate(self, val_set: PhotoSet, stop: StopRequest) -> Evaluation:
         """Figures of the measured model on a set, each process seeing its share; of a part of it where a stop is requested."""
+        # Each process has the statistics of its own images; best.pth is to have those that are measured.
+        broadcast_buffers(self.measured_model)
         indices = share(range(len(val_set)))
         with progress("validating", total=len(indices), unit="image") as bar:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, RunScript
 from test_train import arguments, losses, weights
 
+from detector.weights import SHIPPED
 from utils.checkpoint import read_checkpoint
 from utils.distributed import any_process, gather, is_main, rank, share, sum_over_processes, unshare, world_size
 
@@ -58,6 +60,25 @@ def test_two_processes_train_like_one(drawn_set: Path, tmp_path: Path) -> None:
     first, second = weights(tmp_path / "one" / "last.pth"), weights(tmp_path / "two" / "last.pth")
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
     assert read_checkpoint(tmp_path / "one" / "best.pth")["ap50"] == pytest.approx(read_checkpoint(tmp_path / "two" / "best.pth")["ap50"])
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_best_checkpoint_has_the_ap_that_the_processes_measured(
+    drawn_set: Path, tmp_path: Path, run: RunScript, average: float
+) -> None:
+    output = tmp_path / "run"
+    # The shipped detector finds some of the drawn faces, and its batch norms learn from them.
+    words = ["train.epochs=1", "train.lr=1e-4", "train.warmup_steps=0", "data.size=128", f"data.val={drawn_set}"]
+    words += ["model.channels=48", "model.min_sizes=[[8,11],[16,32],[64,128],[256,512]]", f"model.weights={SHIPPED}"]
+    words += [f"train.ema={average}", "data.workers=0"]
+    process = torchrun(*arguments(drawn_set, output, *words))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    best = read_checkpoint(output / "best.pth")
+    assert best["ap50"] > 0.2
+    assert run("test", "--labels", drawn_set, "--weights", output / "best.pth", "--output", tmp_path / "score").code == 0
+    measured = json.loads((tmp_path / "score" / "metrics.json").read_text())["ap50"]
+    assert measured == pytest.approx(best["ap50"], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch import nn
 from config import ModelConfig, TrainConfig
 from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from detector.retinaface import RetinaFace
+from utils.distributed import sync_batch_norms
 
 
 def rate(step: int, config: TrainConfig) -> float:
@@ -88,6 +89,23 @@ def test_frozen_stages_neither_learn_nor_keep_statistics(count: int) -> None:
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     stages = {name.split(".")[1] for name in changed if name.startswith("body.")}
     assert stages == set(["stem", "stage1", "stage2", "stage3"][count:])
+
+
+def test_frozen_stages_stay_frozen_with_synchronized_batch_norms() -> None:
+    """Their forward pass needs a GPU, so this looks at the modules only."""
+    model = RetinaFace(ModelConfig(backbone="resnet18", channels=16))
+    assert sync_batch_norms(model, torch.device("cuda")) is model
+    set_learning(model, TrainConfig(), frozen=model.first_stages(1))
+    body = dict(model.body.named_children())
+    assert isinstance(body["bn1"], nn.SyncBatchNorm)
+    for name, layer in body.items():
+        frozen = name in ("conv1", "bn1", "relu", "maxpool", "layer1")
+        assert all(part.training != frozen for part in layer.modules())
+        assert all(weight.requires_grad != frozen for weight in layer.parameters())
+    set_learning(model, TrainConfig(freeze_batch_norm=True), frozen=[])
+    assert not any(part.training for part in model.modules() if isinstance(part, nn.SyncBatchNorm))
+    with pytest.raises(ValueError, match=r"train.sync_batch_norm: works between GPUs only, found cpu"):
+        sync_batch_norms(model, torch.device("cpu"))
 
 
 def test_frozen_batch_norms_keep_their_statistics_and_learn() -> None:

@@ -46,19 +46,32 @@ def process_group() -> Iterator[None]:
         raise ValueError(f"process {number} lost another one ({reason}); torchrun --max-restarts=3 goes on by itself") from None
 
 
-def distribute(model: nn.Module, device: torch.device, *, compiled: bool = False, sync_batch_norm: bool = False) -> nn.Module:
-    """What to call a model as in training: itself, compiled where asked for, and for several processes what they share.
+def sync_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with batch norms that use the statistics of the images of all GPUs.
 
-    `sync_batch_norm` changes the model, which has the statistics of all GPUs' images then; ValueError without a GPU.
+    The batch norms are new modules, so find those to freeze afterwards. ValueError without a GPU.
     """
-    if sync_batch_norm:
-        if device.type != "cuda":
-            raise ValueError(f"train.sync_batch_norm: works between GPUs only, found {device}")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if device.type != "cuda":
+        raise ValueError(f"train.sync_batch_norm: works between GPUs only, found {device}")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+
+
+def distribute(model: nn.Module, device: torch.device, *, compiled: bool = False) -> nn.Module:
+    """Return what to call a model as in training: itself, compiled, or wrapped for several processes.
+
+    Behind a step each process has batch-norm statistics of its own; see `broadcast_buffers`.
+    """
     network: Any = torch.compile(model) if compiled else model
     if world_size() > 1:
         network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
     return network    # type: ignore[no-any-return]
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give a model the buffers that it has in the main process, such as batch-norm statistics."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def world_size() -> int:
