@@ -25,6 +25,9 @@ DETECTOR_PARTS = re.compile(
     r"(fpn|ssh|rpn|roi_heads|head|\w*_head|\w+Head)\w*\.|backbone\.fpn\.", re.IGNORECASE
 )
 
+# yakhyo's separable blocks are nested: (depthwise, pointwise) x (convolution, batch norm).
+NESTED_BLOCK = re.compile(r"(stage\d\.\d+)\.([01])\.([01])\.")
+
 
 class Level(NamedTuple):
     """A level's channels and its stride, the pixels of the image between two of its cells."""
@@ -200,7 +203,8 @@ def levels_of(backbone: IntermediateLayerGetter) -> list[Level]:
 
 
 def rename_published_stage(key: str) -> str:
-    """A key of the published MobileNetV1, whose stage1 is the stem and the first stage here."""
+    """The key here of a weight of a published MobileNetV1, whose stage1 is the stem and stage1 here."""
+    key = NESTED_BLOCK.sub(lambda at: f"{at[1]}.{3 * int(at[2]) + int(at[3])}.", key)
     found = re.fullmatch(r"stage1\.(\d+)\.(.+)", key)
     if not found:
         return key

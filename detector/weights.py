@@ -37,8 +37,6 @@ PUBLISHED_HEADS = {
     "landmark_head.landmark_head": "landmark_head",
 }
 PUBLISHED_HEAD = re.compile(rf"({'|'.join(PUBLISHED_HEADS)})\.(\d)\.(?:conv1x1\.)?")
-# yakhyo's separable blocks are nested: (depthwise, pointwise) x (convolution, batch norm).
-NESTED_BLOCK = re.compile(r"(stage\d\.\d+)\.([01])\.([01])\.")
 
 
 def load_model(path: str | Path) -> Model:
@@ -143,7 +141,6 @@ def published_name(name: str) -> str:
     """The name here of a weight of a published RetinaFace; an unknown one comes back as it is."""
     part, _, rest = name.partition(".")
     if part in ("body", "fx"):
-        rest = NESTED_BLOCK.sub(lambda at: f"{at[1]}.{3 * int(at[2]) + int(at[3])}.", rest)
         return "body." + rename_published_stage(rest.removeprefix("features."))
     if found := PUBLISHED_HEAD.match(name):
         return f"{PUBLISHED_HEADS[found[1]]}.{found[2]}.conv.{name[found.end() :]}"

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from config import ModelConfig
+from detector.backbone import build_backbone
 from detector.weights import load_model
 from utils.checkpoint import load_tensors, read_checkpoint
 
@@ -157,3 +158,16 @@ def test_backbone_that_fits_best_is_named_where_none_fits(tmp_path: Path) -> Non
         match=r"w\.pth: read as resnet18: weights of another network: body\.layer3\.1\.conv1\.weight is \(7, ",
     ):
         load_model(tmp_path / "w.pth")
+
+
+def test_backbone_file_of_the_newer_repo_fits(tmp_path: Path) -> None:
+    body = build_backbone("mobilenet0.25", return_layers=["stage3"]).state_dict()
+    model = randomized(SMALL)
+    names = {name: yakhyo_name(name, "mobilenet0.25") for name in published_state(model)}
+    state = {new[3:]: published_state(model)[old] for old, new in names.items() if new[:3] == "fx."}
+    torch.save({**state, "fc.weight": torch.zeros(1000, 256)}, tmp_path / "backbone.pth")
+    path = str(tmp_path / "backbone.pth")
+    loaded = build_backbone("mobilenet0.25", return_layers=["stage3"], weights=path)
+    assert set(body) == {name[5:] for name in model.state_dict() if name.startswith("body.")}
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[f"body.{name}"])
