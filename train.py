@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import socket
 import sys
 import tempfile
+import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +32,20 @@ from detector.trainer import Trainer, format_losses
 from detector.weights import describe_weights, start_from
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
-from utils.distributed import gather, is_main, local_rank, process_group, rank, sync_batch_norms, wait_for_all, was_restarted, world_size
+from utils.distributed import (
+    Job,
+    from_main,
+    gather,
+    is_main,
+    local_rank,
+    process_group,
+    rank,
+    require_same,
+    sync_batch_norms,
+    wait_for_all,
+    world_size,
+)
+from utils.folder_lock import lock_folder, sees_lock
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script
 from utils.wider_eval import OfficialFaces
 
@@ -77,6 +93,7 @@ def make_trainer(
         rank=rank(),
         world_size=world_size(),
     )
+    require_same_start(config, train_set, val_set)
     trainer = Trainer(
         model,
         config,
@@ -93,6 +110,15 @@ def make_trainer(
         checkpoint=checkpoint,
     )
     return trainer, describe(trainer, train_set, heads_anew)
+
+
+def require_same_start(config: Config, train_set: FaceDataset, val_set: FaceDataset | None) -> None:
+    """Raise ValueError if processes have other settings or label files than the first one."""
+    shared = {section: values for section, values in to_dict(config).items() if section not in ("data", "test")}
+    settings = {f"{section}.{name}": value for section, values in shared.items() for name, value in values.items()}
+    sets = {"data.train": train_set, "data.val": val_set}
+    sizes = {name: f"{len(part):,} images with {part.table.face_count:,} faces" if part else "none" for name, part in sets.items()}
+    require_same({**settings, **sizes})
 
 
 def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]) -> str:
@@ -204,25 +230,62 @@ def settings_to_go_on_with(checkpoint: dict[str, Any], arguments: argparse.Names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
-    with process_group():
+    with process_group() as job:
         if not is_main():
             warnings.simplefilter("ignore")    # the main process says it
-        return train(arguments, report=partial(print, flush=True) if is_main() else lambda text: None)
+        arguments = parse_arguments(argv)
+        report = partial(print, flush=True) if is_main() else lambda text: None
+        preset = arguments.preset or "resnet50"
+        config = load_config(preset, file=arguments.config, overrides=arguments.settings)
+        if arguments.dry_run:
+            try_out(config, preset=preset, report=report)
+            return DONE
+        output = arguments.output or Path("weights") / preset
+        with hold_folder(output):
+            checkpoint = find_common_run(output, job, resume=arguments.resume)
+            return train(arguments, config, output, preset=preset, report=report, checkpoint=checkpoint)
 
 
-def train(arguments: argparse.Namespace, *, report: Callable[[str], None]) -> int:
-    """Do what the command says; gives the exit code."""
-    preset = arguments.preset or "resnet50"
-    config = load_config(preset, file=arguments.config, overrides=arguments.settings)
-    if arguments.dry_run:
-        try_out(config, preset=preset, report=report)
-        return DONE
-    output = arguments.output or Path("weights") / preset
-    checkpoint = find_run(output, resume=arguments.resume or was_restarted())
+@contextmanager
+def hold_folder(output: Path) -> Iterator[None]:
+    """Hold the folder of the run for these processes; ValueError if others do, or see another one."""
+    mark = from_main(uuid.uuid4().hex)
+    with lock_folder(output, mark=mark) if is_main() else nullcontext():
+        wait_for_all()    # for the lock file
+        seen = gather((socket.gethostname(), is_main() or sees_lock(output, mark)))
+        for number, (host, sees) in enumerate(seen):
+            if not sees:
+                raise ValueError(
+                    f"{output}: process {number} on {host} does not see the folder that process 0 "
+                    "sees there; --output must name a folder that all machines share"
+                )
+        yield
+
+
+def find_common_run(output: Path, job: Job, *, resume: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from in all processes, or None; the main process decides.
+
+    Without --resume it goes on only with what this very job began before torchrun restarted it.
+    """
+    checkpoint = None
+    if is_main():
+        checkpoint = find_run(output, resume=resume or job.has_started())
+        job.start()
+    return from_main(checkpoint)
+
+
+def train(
+    arguments: argparse.Namespace,
+    config: Config,
+    output: Path,
+    *,
+    preset: str,
+    report: Callable[[str], None],
+    checkpoint: dict[str, Any] | None,
+) -> int:
+    """Start or go on with a run; gives the exit code."""
     if checkpoint is not None:
         config, preset = settings_to_go_on_with(checkpoint, arguments, output), checkpoint["preset"]
-    wait_for_all()    # until every process has looked at the folder, before one writes to it
     trainer, description = make_trainer(config, output, preset=preset, report=report, checkpoint=checkpoint)
     report(description)
     with StopRequest() as stop:
