@@ -169,7 +169,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(drawn_set: Path, tmp_pa
     assert read_checkpoint(output / "last.pth")["step"] == 3
     (output / "previous.pth").unlink()
     (output / "last.pth").write_bytes(b"")
-    assert "last.pth: not a readable checkpoint" in run("train", *arguments(drawn_set, output, "--resume")).complaint
+    assert "last.pth: is empty" in run("train", *arguments(drawn_set, output, "--resume")).complaint
 
 
 @pytest.mark.parametrize(("change", "columns"), [("model.landmarks=false", 6), ("loss.landmark_weight=0", 6), ("model.landmarks=true", 7)])
@@ -245,7 +245,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         f"data.train={tmp_path / 'noimages.txt'}": "no image readable of 1: ",
         "data.train=none": "data.train: expected label files, found none",
         "model.weights=no.pth": "no.pth: no such checkpoint",
-        f"model.weights={tmp_path / 'other.pth'}": "other.pth: not a readable checkpoint",
+        f"model.weights={tmp_path / 'other.pth'}": "other.pth: is a text file, not a checkpoint",
         f"model.weights={tmp_path / 'kind.pth'}": "kind.pth: weights of another network: expected a RetinaFace checkpoint, found a",
         "model.backbone_weights=no.tar": "no.tar: no such checkpoint",
         "train.lrr=1": "train.lrr: unknown setting; the nearest is train.lr",
