@@ -45,6 +45,7 @@ from utils.distributed import (
     wait_for_all,
     world_size,
 )
+from utils.files import remove_unfinished
 from utils.folder_lock import lock_folder, sees_lock
 from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script
 from utils.wider_eval import OfficialFaces
@@ -259,6 +260,8 @@ def hold_folder(output: Path) -> Iterator[None]:
                     f"{output}: process {number} on {host} does not see the folder that process 0 "
                     "sees there; --output must name a folder that all machines share"
                 )
+        if is_main():
+            remove_unfinished(output)    # what a killed run left half written
         yield
 
 

@@ -6,8 +6,10 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from test_train import arguments, equal, losses, weights
 
 from data.dataset import FaceDataset, Sample
 from utils.checkpoint import find_run, read_checkpoint
+from utils.files import UNFINISHED
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -90,15 +93,39 @@ def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a file of that name find no space left when it is written."""
+    make_folder = tempfile.mkdtemp
+
+    def make_full_folder(*args: Any, **kwargs: Any) -> str:
+        folder = make_folder(*args, **kwargs)
+        Path(folder, name).symlink_to("/dev/full")
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_full_folder)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_full_disk_is_told_and_leaves_the_older_checkpoint(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+def test_full_disk_is_told_and_leaves_the_older_checkpoint(
+    drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "run"
     run("train", *arguments(drawn_set, output, "train.max_steps=2", "train.checkpoint_every=1"))
     before = {name: (output / name).read_bytes() for name in ("last.pth", "previous.pth")}
-    (output / "last.partial.pth").symlink_to("/dev/full")
+    fill_disk(monkeypatch, "last.pth")
     result = run("train", *arguments(drawn_set, output, "--resume", "train.max_steps=3"))
     assert "last.pth: cannot be written: No space left on device" in result.complaint
     assert {name: (output / name).read_bytes() for name in before} == before
+
+
+def test_run_removes_what_a_killed_one_left_half_written(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
+    left = tmp_path / "run" / f"{UNFINISHED}abc"
+    left.mkdir(parents=True)
+    (left / "last.pth").write_text("half")
+    assert run("train", *arguments(drawn_set, tmp_path / "run", "train.max_steps=1")).code == 0
+    assert not left.exists()
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -143,9 +170,10 @@ def test_some_batches_that_are_no_number_may_be_passed_over(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("name", ["losses.csv", "loss_curves.png", "config.yaml"])
-def test_full_disk_is_told_with_the_file(drawn_set: Path, tmp_path: Path, run: RunScript, name: str) -> None:
+def test_full_disk_is_told_with_the_file(
+    drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     output = tmp_path / "run"
-    output.mkdir()
-    (output / f"{Path(name).stem}.partial{Path(name).suffix}").symlink_to("/dev/full")
+    fill_disk(monkeypatch, name)
     result = run("train", *arguments(drawn_set, output, "train.max_steps=1", "train.log_every=1"))
     assert result.complaint == f"train.py: {output / name}: cannot be written: No space left on device"
