@@ -16,13 +16,14 @@ import numpy as np
 from config import AugmentationConfig
 from data.crops import Faces, Window, join, look_through
 from data.penn_fudan import Regions
-from data.records import face_sizes
+from data.records import face_sizes, has_area
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS, flip_boxes, flip_landmarks
 
 # The published recipe has Lanczos too, which takes longer than all the rest of this module and differs from cubic by less than JPEG
 # compression does. So does averaging over areas where a picture hardly shrinks: see pick_interpolation.
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST)
+# Plain INTER_NEAREST shows a shrunk image half a pixel off its boxes.
+INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST_EXACT)
 BRIGHTNESS = 32    # largest shift, of 255
 CONTRAST = (0.5, 1.5)    # factors, of saturation too
 HUE = 18    # largest turn, of the 180 steps that OpenCV divides the circle into
@@ -51,6 +52,7 @@ def augment(
     faces = look_through(faces, window, min_visible=config.min_visible)
     place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)
     faces = faces.moved(place.scale, place.shift)
+    faces = faces.where(has_area(faces.boxes))    # float32 may round a tiny one to nothing
     (left, right), (top, bottom) = place.source
     part = image[top:bottom, left:right]
     (left, right), (top, bottom) = place.target

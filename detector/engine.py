@@ -75,6 +75,7 @@ class Step(NamedTuple):
     number: int
     losses: dict[str, Tensor]
     finite: Tensor
+    overflowed: Tensor    # a float16 gradient overflowed: no weight was changed, the scaler scales less
 
 
 def train_one_epoch(
@@ -88,13 +89,17 @@ def train_one_epoch(
     for step, batch in enumerate(batches, start=first_step):
         for group in stepping.optimizer.param_groups:
             group["lr"] = stepping.learning_rate(step)
-        losses, finite = take_step(objective, batch, stepping)
-        if after_step(Step(step + 1, losses, finite)):
+        if after_step(Step(step + 1, *take_step(objective, batch, stepping))):
             return
 
 
-def take_step(objective: Objective, batch: Batch, stepping: Stepping) -> tuple[dict[str, Tensor], Tensor]:
-    """Change the weights along the gradient of a batch's losses; gives the detached losses, and whether all was finite."""
+def take_step(
+    objective: Objective, batch: Batch, stepping: Stepping
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Take one optimizer step on a batch.
+
+    Returns the detached losses, whether all was finite, and whether a float16 gradient overflowed.
+    """
     device, optimizer, scaler = stepping.device, stepping.optimizer, stepping.scaler
     before = [values.clone() for values in stepping.guarded]
     images = batch.images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -113,27 +118,32 @@ def take_step(objective: Objective, batch: Batch, stepping: Stepping) -> tuple[d
             scaler.scale(torch.stack(list(by_name.values())).sum() * world_size()).backward()
         summed = {name: loss.detach() + summed.get(name, 0) for name, loss in by_name.items()}
     losses = dict(zip(summed, sum_over_processes(torch.stack(list(summed.values()))), strict=True))
-    finite = _update(stepping, torch.stack(list(losses.values())).isfinite().all())
+    finite, overflowed = _update(stepping, torch.stack(list(losses.values())).isfinite().all())
     for values, earlier in zip(stepping.guarded, before, strict=True):
         values.copy_(torch.where(finite, values, earlier))
-    return losses, finite
+    return losses, finite, overflowed
 
 
-def _update(stepping: Stepping, finite: Tensor) -> Tensor:
-    """Let the optimiser take its step, if all is finite; gives whether it is."""
+def _update(stepping: Stepping, finite: Tensor) -> tuple[Tensor, Tensor]:
+    """Let the optimizer take its step if the losses are `finite` and so are their gradients.
+
+    Returns whether they are, and whether a float16 gradient overflowed. That is no error by itself:
+    the scaler skips the step and scales less.
+    """
     optimizer, scaler = stepping.optimizer, stepping.scaler
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     scaler.unscale_(optimizer)
     norm = get_total_norm([weight.grad for weight in weights])
     if stepping.clip_norm:
         clip_grads_with_norm_(weights, stepping.clip_norm, norm)
-    if not scaler.is_enabled():    # a float16 gradient that overflows is no fault: the scaler passes the step over and scales less
-        finite = finite & norm.isfinite()
+    overflowed = ~norm.isfinite()
+    if not scaler.is_enabled():
+        finite, overflowed = finite & ~overflowed, torch.zeros_like(overflowed)
         # The fused optimisers read this on the device, and leave everything as it is.
         optimizer.found_inf = (~finite).float()    # type: ignore[attr-defined]
     scaler.step(optimizer)
     scaler.update()
-    return finite
+    return finite, overflowed
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from detector.engine import Step
 from utils.distributed import gather, is_main
 from utils.files import append_text
+
+# From its first 65,536 the scaler has halved its factor to less than 0.1 by then: no overflow, but NaN.
+OVERFLOWS_IN_A_ROW = 20
 
 
 class Guard:
@@ -24,6 +28,7 @@ class Guard:
         self.allowed = allowed
         self.skipped = skipped
         self.listing = listing
+        self._overflows = 0    # steps in a row
         self._waiting: list[tuple[Step, Sequence[str]]] = []
 
     def add(self, step: Step, paths: Sequence[str]) -> None:
@@ -38,27 +43,41 @@ class Guard:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return []
-        numbers = torch.stack([torch.stack([*step.losses.values(), step.finite]).float() for step, _ in waiting]).tolist()
+        flags = [torch.stack([*step.losses.values(), step.finite, step.overflowed]).float() for step, _ in waiting]
         collected = []
-        for (step, paths), (*losses, finite) in zip(waiting, numbers, strict=True):
+        for (step, paths), (*losses, finite, overflowed) in zip(waiting, torch.stack(flags).tolist(), strict=True):
             by_name = dict(zip(step.losses, losses, strict=True))
-            if finite:
+            self._overflows = self._overflows + 1 if overflowed else 0
+            if self._overflows == OVERFLOWS_IN_A_ROW:
+                self._stop(step.number, by_name, paths)
+            elif finite:
                 collected.append(by_name)
             else:
                 self._pass_over(step.number, by_name, paths)
         return collected
 
-    def _pass_over(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> None:
-        self.skipped += 1
+    def _stop(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> NoReturn:
+        what, images = self._write(number, losses, paths)
+        if self._overflows:
+            what += f"; {self._overflows} float16 gradients in a row"
+        raise ValueError(
+            f"the loss or its gradient is not finite at iteration {number} ({what}), on {', '.join(images)} (see {self.listing}); "
+            "the last checkpoint is kept; a lower train.lr, train.clip_norm=10 or train.precision=float32 may help, "
+            "train.skip_nonfinite=10 passes over such batches"
+        )
+
+    def _write(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> tuple[str, list[str]]:
+        """Append a step to the listing; return its losses as text, and the images of all processes."""
         images = [path for of_process in gather(list(paths)) for path in of_process]
         what = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
         if is_main():
             self.listing.parent.mkdir(parents=True, exist_ok=True)
             append_text(self.listing, f"iteration {number}: {what}\n" + "".join(f"    {path}\n" for path in images))
+        return what, images
+
+    def _pass_over(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> None:
+        self.skipped += 1
         if self.skipped > self.allowed:
-            raise ValueError(
-                f"the loss or its gradient is not finite at iteration {number} ({what}), on {', '.join(images)} (see {self.listing}); "
-                "the last checkpoint is kept; a lower train.lr, train.clip_norm=10 or train.precision=float32 may help, "
-                "train.skip_nonfinite=10 passes over such batches"
-            )
+            self._stop(number, losses, paths)
+        what, _ = self._write(number, losses, paths)
         warnings.warn(f"iteration {number} is passed over: its loss is not finite ({what}); its images are in {self.listing}", stacklevel=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,11 +25,17 @@ VOTE_POWER = 2    # and the vote weighs as much as its score to this power
 
 
 def gates(factors: Sequence[float]) -> list[tuple[float, float]]:
-    """The sizes of faces, in pixels of the image, that are found in an image resized by each of some rising factors."""
-    return [
-        (0.0 if factor == factors[-1] else SMALLEST / factor, math.inf if factor == factors[0] else LARGEST / factor)
-        for factor in factors
-    ]
+    """Return the size range (low, high) of faces found at each of some rising scale factors.
+
+    Sizes are in pixels of the image. Ranges of neighboring scales overlap, or meet at the geometric
+    mean of the gap between them, so that every size lies in at least one range.
+    """
+    low = [*(SMALLEST / factor for factor in factors[:-1]), 0.0]
+    high = [math.inf, *(LARGEST / factor for factor in factors[1:])]
+    for coarse, fine in pairwise(range(len(factors))):
+        if low[coarse] > high[fine]:
+            low[coarse] = high[fine] = math.sqrt(low[coarse] * high[fine])
+    return list(zip(low, high, strict=True))
 
 
 def in_gate(candidates: Candidates, gate: tuple[float, float]) -> Candidates:

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detector.retinaface import RetinaFace
 from utils.box_utils import decode, decode_landmarks
-from utils.devices import pick_dtype, works_behind
+from utils.devices import exact_float32, pick_dtype, works_behind
 from utils.memory import keep_freed_memory
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -78,10 +78,11 @@ class TorchNetwork:
 
     def __call__(self, images: Tensor, *, confidence: float, top_k: int) -> list[Candidates]:
         images = images.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            features = self.model.features(images)
-        # The heads take little time, and in a low precision they would round places to pixels.
-        predictions = self.model.predict([level.float() for level in features])
+        with exact_float32(self.device, self.dtype):
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                features = self.model.features(images)
+            # The heads take little time, and in a low precision they would round places to pixels.
+            predictions = self.model.predict([level.float() for level in features])
         priors = self.model.priors(*images.shape[2:])
         scores = face_scores(predictions.logits)    # (B, P)
         candidates = []

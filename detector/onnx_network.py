@@ -39,9 +39,10 @@ class OnnxNetwork:
         can = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device.startswith("cuda") and not can:
             raise ValueError(f"device {device}: this ONNX Runtime has no CUDA; expected auto or cpu, or pip install onnxruntime-gpu")
-        providers = ["CPUExecutionProvider"]
+        providers: list[Any] = ["CPUExecutionProvider"]
         if can and device != "cpu":
-            providers = ["CUDAExecutionProvider", *providers]
+            # Without TF32, which rounds the factors of float32 convolutions.
+            providers = [("CUDAExecutionProvider", {"use_tf32": 0}), *providers]
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=providers)
             settings = json.loads(self.session.get_modelmeta().custom_metadata_map[SETTINGS])

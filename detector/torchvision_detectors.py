@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from config import LossConfig, ModelConfig
 from detector.backbone import build_layers, first_stages
 from detector.network import BATCH_IMAGES, Candidates, fuse
-from utils.devices import pick_dtype, works_behind
+from utils.devices import exact_float32, pick_dtype, works_behind
 from utils.memory import keep_freed_memory
 from utils.structures import Target
 
@@ -238,7 +238,8 @@ class TorchvisionNetwork:
         limited = getattr(self.model.detector, "roi_heads", self.model.detector)
         most = min(top_k, MASKS_AT_MOST) if "mask" in self.model.kind.losses else top_k
         limited.score_thresh, limited.detections_per_img = confidence, most
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        autocast = torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        with exact_float32(self.device, self.dtype), autocast:
             found = self.model(images.to(self.device, non_blocking=True))
         return [_candidates(each) for each in found]
 

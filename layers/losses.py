@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -25,24 +26,36 @@ def box_loss(kind: BoxLoss, offsets: Tensor, boxes: Tensor, priors: Tensor) -> T
     if kind == "smooth_l1":
         return F.smooth_l1_loss(offsets, encode(boxes, priors), reduction="none").sum(-1)
     predicted = decode(offsets, priors)
-    if kind == "iou":
-        return _iou_loss(predicted, boxes)
-    loss = {
-        "giou": ops.generalized_box_iou_loss,
-        "diou": ops.distance_box_iou_loss,
-        "ciou": ops.complete_box_iou_loss,
-    }[kind]
-    return loss(predicted, boxes, reduction="none")
+    return _iou_loss(kind, predicted, boxes.to(predicted.dtype))
 
 
-def _iou_loss(a: Tensor, b: Tensor) -> Tensor:
+def _iou_loss(kind: BoxLoss, a: Tensor, b: Tensor) -> Tensor:
+    """1 - IoU of boxes a and b (...,P,4) xyxy, plus the penalty of its kind; only b needs an area."""
     ax1, ay1, ax2, ay2 = a.unbind(-1)
     bx1, by1, bx2, by2 = b.unbind(-1)
+    a_width, a_height, b_width, b_height = ax2 - ax1, ay2 - ay1, bx2 - bx1, by2 - by1
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     intersection = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
-    return 1 - intersection / union
+    union = a_width * a_height + b_width * b_height - intersection
+    iou = intersection / union
+    if kind == "iou":
+        return 1 - iou
+    hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
+    hull_height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
+    if kind == "giou":
+        hull = hull_width * hull_height
+        return 1 - iou + (hull - union) / hull
+    distance = ((ax1 + ax2 - bx1 - bx2) ** 2 + (ay1 + ay2 - by1 - by2) ** 2) / 4
+    loss = 1 - iou + distance / (hull_width**2 + hull_height**2)
+    if kind == "diou":
+        return loss
+    # Unlike atan(width / height), atan2 has a gradient where float32 rounds a box to nothing.
+    angles = torch.atan2(b_width, b_height) - torch.atan2(a_width, a_height)
+    aspect = 4 / math.pi**2 * angles**2
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect).clamp(min=torch.finfo(aspect.dtype).eps)
+    return loss + weight * aspect
 
 
 def class_loss(kind: ClassLoss, logits: Tensor, is_face: Tensor) -> Tensor:

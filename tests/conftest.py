@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from config import Config, ModelConfig, to_dict
 from data.synthetic import draw_set
@@ -19,6 +20,10 @@ from detector.retinaface import RetinaFace
 from utils.script import run_script
 from utils.structures import Target
 
+# A busy machine may take seconds over an example; CI tries the same examples each time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 ROOT = Path(__file__).parents[1]
 RunScript = Callable[..., "Result"]
 

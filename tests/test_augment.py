@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentationConfig
-from data.augment import View, augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
+from data.augment import INTERPOLATIONS, View, augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
 from data.crops import Faces, Window, choose_window, clip, look_through
 from utils.arrays import Image
 
@@ -74,7 +74,7 @@ def check_marks(image: Image, points: np.ndarray, known: np.ndarray, *, radius: 
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_painted_points_are_found_where_the_labels_say(recipe: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def test_points_are_found_in_a_photo_that_was_decoded_small(reduction: int) -> N
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 8))
 def test_augmented_faces_lie_inside_and_keep_to_their_flags(recipe: str, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -207,7 +207,7 @@ def test_tiny_images_come_out_whole(shape: tuple[int, int], rng: np.random.Gener
             assert changed.shape == (32, 32, 3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
 def test_mosaic_shows_each_part_with_its_points(seed: int, cells: int) -> None:
     rng = np.random.default_rng(seed)
@@ -329,3 +329,50 @@ def test_part_of_an_image_is_distorted_like_the_same_part_alone(rng: np.random.G
     for seed in range(20):
         part = distort(image[3:13, 5:25], np.random.default_rng(seed))
         assert np.array_equal(part, distort(image[3:13, 5:25].copy(), np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("zoom", [0.3, 0.45, 0.7, 1.0, 1.7])
+def test_every_interpolation_shows_places_where_the_labels_say(interpolation: int, zoom: float) -> None:
+    """A ramp shows at each pixel which column of the image it came from."""
+    width, size = 240, round(240 * zoom)
+    ramp = np.repeat(np.arange(width, dtype=np.float32)[None] + 0.5, 8, axis=0)
+    shown = cv2.resize(ramp, (size, 8), interpolation=interpolation)
+    expected = (np.arange(size) + 0.5) * width / size
+    inner = slice(size // 10, -size // 10)
+    offset = (shown[4] - expected)[inner] * zoom    # pixels of the result
+    assert abs(offset.mean()) < 0.1
+
+
+def test_boxes_that_float32_rounds_to_nothing_are_dropped(rng: np.random.Generator) -> None:
+    config = AugmentationConfig(distortion=False, flip=0)
+    faces = make_faces([[1000, 1000, np.nextafter(np.float32(1000), np.float32(2000)), 1100], [1000, 1000, 1200, 1200]])
+    image = np.zeros((2000, 2000, 3), np.uint8)
+    for left in range(0, 900, 100):
+        view = augment(image, faces, Window(left, 0, 1500, 1500), size=64, config=config, fill=FILL, rng=rng)
+        widths = view.faces.boxes[:, 2] - view.faces.boxes[:, 0]
+        assert (widths > 0).all() and len(widths) >= 1
+
+
+def test_colors_are_distorted_whether_a_crop_shrinks_or_grows() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    for size in (30, 120):
+        plain, distorted = (
+            [
+                augment(
+                    image, make_faces([]), Window(0, 0, 60, 60), size=size,
+                    config=AugmentationConfig(distortion=distortion, flip=0), fill=FILL, rng=np.random.default_rng(seed),
+                ).image
+                for seed in range(8)
+            ]
+            for distortion in (False, True)
+        )    # fmt: skip
+        means = [float(np.abs(a.mean((0, 1)) - b.mean((0, 1))).max()) for a, b in zip(plain, distorted, strict=True)]
+        assert max(means) > 5, (size, means)
+
+
+def test_window_need_not_hold_an_ignored_face(rng: np.random.Generator) -> None:
+    faces = make_faces([[30, 30, 50, 50], [150, 150, 170, 170]], ignore=[True, False])
+    for _ in range(50):
+        window = choose_window(200, 200, faces, scales=(0.5,), rng=rng)
+        assert window.width == 100 and window.left >= 70 and window.top >= 70

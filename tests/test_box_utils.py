@@ -96,6 +96,24 @@ def test_huge_offsets_decode_to_finite_boxes(dtype: torch.dtype) -> None:
     assert bool(boxes.isfinite().all())
 
 
+def test_sizes_are_bounded_at_22026_times_the_prior_and_its_inverse() -> None:
+    priors = torch.tensor([[0.0, 0.0, 512.0, 16.0]])
+    for sign in (-1, 1):
+        x1, y1, x2, y2 = decode(torch.tensor([[0.0, 0.0, sign * 1e4, sign * 1e4]]), priors)[0].tolist()
+        bound = 22026.47**sign
+        assert (x2 - x1, y2 - y1) == pytest.approx((512 * bound, 16 * bound), rel=1e-3)
+    # Below the bound sizes are exact: 8 / 0.2 = 40.
+    x1, _, x2, _ = decode(torch.tensor([[0.0, 0.0, 40.0, 0.0]]), priors)[0].tolist()
+    assert x2 - x1 == pytest.approx(512 * math.exp(8), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_jaccard_of_large_boxes_is_a_number_in_half_precision(dtype: torch.dtype) -> None:
+    boxes = torch.tensor([[0, 0, 900, 660], [0, 0, 900, 330], [1000, 1000, 4000, 4000]], dtype=dtype)
+    expected = jaccard(boxes.double(), boxes.double())
+    assert torch.allclose(jaccard(boxes, boxes).double(), expected, atol=1e-3)
+
+
 def test_mirrored_boxes_keep_their_corners_in_order() -> None:
     flipped = flip_boxes(np.array([[10.0, 20.0, 30.0, 60.0]]), 100)
     assert flipped.tolist() == [[70, 20, 90, 60]]

@@ -20,7 +20,7 @@ from utils.wider_eval import SETTINGS
 PUBLISHED = Priors(((16, 32), (64, 128), (256, 512)), (8, 16, 32))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_best_iou_is_that_of_comparing_with_every_prior(seed: int) -> None:
     rng = np.random.default_rng(seed)

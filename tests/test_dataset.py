@@ -262,3 +262,26 @@ def test_labels_of_any_format_make_a_set(tmp_path: Path) -> None:
     assert len(dataset) == 4 and dataset.table.face_count == len(dataset.as_rows())
     assert {len(row) for of_image in dataset.words for row in of_image} == {19}
     assert FaceDataset([label], DataConfig(size=64, ignore_smaller=1000)).target(0).ignore.all()
+
+
+@pytest.mark.parametrize("side", [64, 1024])
+def test_images_are_not_turned_by_exif_for_their_labels(side: int, tmp_path: Path) -> None:
+    """Labels are for the image as stored, at full size and where a large JPEG is decoded smaller."""
+    image = np.zeros((side // 2, side, 3), np.uint8)
+    image[:, : side // 2] = 255    # white on the left as stored
+    write_image(tmp_path / "images" / "1.jpg", image)
+    encoded = (tmp_path / "images" / "1.jpg").read_bytes()
+    tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    header = b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag
+    (tmp_path / "images" / "1.jpg").write_bytes(encoded[:2] + header + encoded[2:])
+    (tmp_path / "label.txt").write_text(f"# 1.jpg\n1 1 {side - 2} {side // 2 - 2}\n")
+    augmentation = AugmentationConfig(distortion=False, crop_scales=(2.0,), flip=0)
+    dataset = FaceDataset([tmp_path / "label.txt"], DataConfig(size=64), augmentation=augmentation)
+    assert dataset.image(0).shape == (side // 2, side, 3)
+    photo = next(iter(dataset.photos()))
+    assert photo.image is not None and photo.image.shape == (side // 2, side, 3)
+    sample = dataset[0, 0]
+    x1, y1, x2, y2 = sample.target.boxes[0].round().int().tolist()
+    middle = (x1 + x2) // 2
+    assert sample.image[:, y1 + 2 : y2 - 2, x1 + 2 : middle - 2].float().mean() > 250
+    assert sample.image[:, y1 + 2 : y2 - 2, middle + 2 : x2 - 2].float().mean() < 5

@@ -146,3 +146,18 @@ def test_evaluation_counts_what_it_saw_and_names_what_it_could_not_see() -> None
 def test_nothing_to_evaluate_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image readable of 2: 0: bad"):
         evaluate(always, photos(None, None))
+
+
+def test_overflow_of_a_float16_gradient_is_told_apart_from_a_bad_loss() -> None:
+    broken = Broken(gradient_only=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    steps = take(broken, [batch(10)] * 4, stepping(broken, scaler=scaler))
+    assert [bool(step.finite) for step in steps] == [True] * 4
+    assert [bool(step.overflowed) for step in steps] == [False, False, True, False]
+    assert broken.weight.item() == take_three_steps()
+
+
+def take_three_steps() -> float:
+    sound = Scales()
+    take(sound, [batch(10)] * 3, stepping(sound))
+    return sound.weight.item()

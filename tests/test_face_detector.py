@@ -258,7 +258,7 @@ def test_faces_in_the_padding_are_left_out() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["uint8", "float32", "int64", "bool"]), st.integers(1, 4), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_array_is_answered_or_refused(height: int, width: int, dtype: str, channels: int, data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from([(height, width, channels), (height, width), (0, width, 3), (height, width, 3), ()]))
     image = np.random.default_rng(height).integers(0, 2 if dtype == "bool" else 256, shape).astype(dtype)

@@ -66,7 +66,7 @@ def read_mutants(folder: Path, form: str, seed: int) -> int:
 
 
 @pytest.mark.parametrize("form", WRITERS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_mutated_file_ends_in_a_result_or_a_clear_error(form: str, seed: int, tmp_path: Path) -> None:
     assert read_mutants(tmp_path, form, seed) in (0, 1)

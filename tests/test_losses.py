@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
 from layers.losses import box_loss, class_loss, landmark_loss
-from utils.box_utils import encode
+from utils.box_utils import decode, encode
 
 PRIORS = torch.tensor([[20.0, 20.0, 16.0, 16.0], [50.0, 50.0, 32.0, 32.0]])
 BOXES = torch.tensor([[12.0, 12.0, 28.0, 28.0], [40.0, 40.0, 60.0, 80.0]])
@@ -63,3 +64,31 @@ def test_landmark_loss_counts_known_points_only() -> None:
     offsets = torch.zeros(1, 5, 2)
     targets = torch.full((1, 5, 2), 2.0)
     assert landmark_loss(offsets, targets, torch.tensor([[True, False, True, False, False]])).tolist() == [2 * 2 * 1.5]
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+@pytest.mark.parametrize("sizes", [-1e4, -60.0, 1e4])
+@pytest.mark.parametrize("centers", [0.0, 1e7])
+def test_iou_losses_of_degenerate_predictions_are_finite(kind: str, sizes: float, centers: float) -> None:
+    offsets = torch.tensor([[centers, centers, sizes, sizes]] * 2, requires_grad=True)
+    loss = box_loss(kind, offsets, BOXES, PRIORS)    # type: ignore[arg-type]
+    loss.sum().backward()
+    assert offsets.grad is not None
+    assert bool(loss.isfinite().all()) and bool(offsets.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["giou", "diou", "ciou"])
+def test_iou_losses_are_those_of_torchvision(kind: str) -> None:
+    reference = {
+        "giou": torchvision.ops.generalized_box_iou_loss,
+        "diou": torchvision.ops.distance_box_iou_loss,
+        "ciou": torchvision.ops.complete_box_iou_loss,
+    }[kind]
+    offsets = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3
+    priors, boxes = PRIORS[:1].repeat(50, 1), BOXES[1:].repeat(50, 1)
+    ours, theirs = offsets.clone().requires_grad_(), offsets.clone().requires_grad_()
+    loss, expected = box_loss(kind, ours, boxes, priors), reference(decode(theirs, priors), boxes)    # type: ignore[arg-type]
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)

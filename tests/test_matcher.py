@@ -41,7 +41,7 @@ def plain_match(boxes: Tensor, priors: Tensor, ignore: Tensor, *, ignore_unmatch
     return matched
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.booleans(), st.booleans())
 def test_match_equals_the_plain_loop(seed: int, count: int, whole: bool, ignore_unmatched: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

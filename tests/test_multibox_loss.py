@@ -78,7 +78,7 @@ def smooth_l1(difference: float) -> float:
     return difference**2 / 2 if abs(difference) < 1 else abs(difference) - 0.5
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=1, max_size=3))
 def test_loss_equals_the_plain_loop(seed: int, faces: list[int]) -> None:
     predictions = random_predictions(seed, len(faces))
@@ -88,7 +88,7 @@ def test_loss_equals_the_plain_loop(seed: int, faces: list[int]) -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=1, max_size=3), st.sampled_from(["smooth_l1", "giou"]))
 def test_what_is_done_for_a_gpu_gives_the_same_losses_and_gradients(seed: int, faces: list[int], box: str) -> None:
     targets = [random_target(seed + 1 + image, count) for image, count in enumerate(faces)]
@@ -106,7 +106,7 @@ def test_what_is_done_for_a_gpu_gives_the_same_losses_and_gradients(seed: int, f
         assert torch.allclose(ours, other, rtol=1e-4, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=2, max_size=4))
 def test_parts_of_a_batch_add_up_to_the_losses_of_the_whole(seed: int, faces: list[int]) -> None:
     predictions = random_predictions(seed, len(faces))

@@ -116,3 +116,10 @@ def test_saved_predictions_give_their_known_figures(real_data: Path, name: str, 
     official = read_ground_truth(real_data / "wider_eval")
     figures = wider_ap([saved.get(image, found([])) for image in official], list(official.values()))
     assert list(figures.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_are_stretched_over_all_of_their_range() -> None:
+    """Scores that differ by less than a threshold step are told apart once they are stretched."""
+    of_image = faces([[0, 0, 20, 20]], [True])
+    detections = found([[0, 0, 20, 20, 0.9004], [100, 100, 120, 120, 0.9]])
+    assert wider_ap([detections], [of_image])["hard"] == pytest.approx(1.0)

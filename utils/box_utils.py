@@ -14,7 +14,8 @@ from utils.arrays import FloatArray
 
 # Offsets are divided by these before they are learnt, so that centres and sizes have like spreads (SSD, arXiv 1512.02325).
 VARIANCE = (0.1, 0.2)
-# exp() is not taken of more: a box stays within 22,026 times its prior, and an untrained head's output does not overflow.
+# exp() is taken of no more, and no less than its negative: a box stays within 22,026 times its prior, and an untrained head's
+# output does not overflow.
 MAX_LOG_SCALE = 10.0
 # Where each point of a face goes in its mirror image: the eyes change places, and so do the corners of the mouth.
 MIRRORED_POINTS = [1, 0, 2, 4, 3]
@@ -37,7 +38,9 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
     """IoU of every box of a (...,N,4) with every box of b (...,M,4), xyxy: (...,N,M) in [0, 1], without gradient.
 
     A box without area overlaps nothing, itself included. Widths are x2 - x1, without the one pixel that the WIDER protocol adds.
+    Computed in float32 at least: areas in pixels overflow float16.
     """
+    a, b = _at_least_float32(a), _at_least_float32(b)
     ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)    # (..., N, 1) each
     # Each coordinate in one piece: a CPU compares eight of them at a time then.
     bx1, by1, bx2, by2 = b.mT.contiguous().unsqueeze(-2).unbind(-3)    # (..., 1, M) each
@@ -49,6 +52,10 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
     union = (area_a + area_b).sub_(intersection)
     # Where the union is 0 so is the intersection; the smallest normal number keeps 0 / 0 from being NaN.
     return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny)).clamp_(max=1)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def encode(boxes: Tensor, priors: Tensor) -> Tensor:
@@ -63,11 +70,13 @@ def encode(boxes: Tensor, priors: Tensor) -> Tensor:
 def decode(offsets: Tensor, priors: Tensor) -> Tensor:
     """Boxes (...,P,4) xyxy that offsets (...,P,4) from priors (P,4) cxcywh stand for; the inverse of `encode`.
 
-    A box is kept within 22,026 times its prior's width and height, so an untrained network gives finite boxes.
+    Computed in float32 at least. A box is kept within 22,026 times its prior's width and height, and
+    above as small a part of them, so an untrained network gives finite boxes.
     """
+    offsets = _at_least_float32(offsets)
     centre_variance, size_variance = VARIANCE
     centres = priors[..., :2] + offsets[..., :2] * centre_variance * priors[..., 2:]
-    sizes = priors[..., 2:] * torch.exp((offsets[..., 2:] * size_variance).clamp(max=MAX_LOG_SCALE))
+    sizes = priors[..., 2:] * torch.exp((offsets[..., 2:] * size_variance).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE))
     return cxcywh_to_xyxy(torch.cat([centres, sizes], dim=-1))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +12,23 @@ import torch
 def works_behind(device: torch.device) -> bool:
     """Whether a device computes while the host goes on, so that to ask it for a number would make the host wait."""
     return device.type != "cpu"
+
+
+@contextmanager
+def exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Within it a GPU multiplies float32 in full; by default cuDNN rounds factors to TF32's 11 bits.
+
+    Does nothing for another device or dtype. The setting is one of the process, so it is put back.
+    """
+    if device.type != "cuda" or dtype != torch.float32:
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
