@@ -16,14 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from config import LABEL_SETTINGS, PRESETS, Config, from_dict, load_config, to_dict
+from config import LABEL_SETTINGS, PRESETS, Config, ModelConfig, TrainConfig, from_dict, load_config, to_dict
 from data.dataset import FaceDataset
 from data.ground_truth import faces_of_images, read_ground_truth
 from data.loader import FaceLoader
 from data.synthetic import draw_set
+from detector.backbone import IMAGENET_MEAN, IMAGENET_STD
 from detector.face_detector import FaceDetector
 from detector.models import Model, build_model, make_objective
 from detector.optimizer import full_rate
@@ -166,9 +168,28 @@ def try_out(config: Config, *, preset: str, report: Callable[[str], None]) -> No
         wait_for_all()
 
 
+def warn_of_normalization(model: ModelConfig, train: TrainConfig) -> None:
+    """Warn if layers are frozen that expect images normalized as those of their ImageNet weights."""
+    if model.architecture != "retinaface" or not model.backbone_weights:
+        return
+    if not train.freeze_stages and not train.freeze_batch_norm:
+        return    # batch norms soon have statistics of the images as they are
+    found = model.channel_order, *model.mean, *model.std
+    expected = "rgb", *IMAGENET_MEAN, *IMAGENET_STD
+    if found[0] != expected[0] or not np.allclose(found[1:], expected[1:], rtol=0.05):
+        mean, std = (str(list(values)).replace(" ", "") for values in (IMAGENET_MEAN, IMAGENET_STD))
+        warnings.warn(
+            "train.freeze_stages and train.freeze_batch_norm keep layers and statistics that "
+            "model.backbone_weights has from images normalized as torchvision does; "
+            f"set model.channel_order=rgb model.mean={mean} model.std={std}",
+            stacklevel=2,
+        )
+
+
 def make_model(config: Config, *, fresh: bool) -> tuple[Model, list[str]]:
     """The model with the weights it starts from, and the names of heads that did not fit those; not `fresh`, it gets its own later."""
     if fresh and config.model.weights is None:
+        warn_of_normalization(config.model, config.train)
         return build_model(config.model), []
     model = build_model(replace(config.model, backbone_weights=None))
     return model, start_from(model, config.model.weights) if fresh and config.model.weights else []

@@ -18,6 +18,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from detector.blocks import conv_bn
 from utils.checkpoint import load_tensors, match_keys
 
+# RGB, of 0 to 255: how torchvision's ImageNet weights and those of the published MobileNet0.25 expect images.
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # What a classifier has behind its last layer, which does not come along.
 CLASSIFIER = ("avgpool", "fc", "classifier")
 # What a detector has behind its backbone, here and in others' repos.

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
+from conftest import RunScript
+from test_train import arguments
 from torch import nn
 
-from config import ModelConfig, TrainConfig
+from config import Config, ModelConfig, TrainConfig, override
 from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from detector.retinaface import RetinaFace
+from train import warn_of_normalization
 from utils.distributed import sync_batch_norms
 
 
@@ -121,3 +126,25 @@ def test_frozen_batch_norms_keep_their_statistics_and_learn() -> None:
 def test_more_stages_than_there_are_cannot_be_frozen() -> None:
     with pytest.raises(ValueError, match=r"train.freeze_stages: expected at most the 4 of mobilenet0.25, found 5"):
         tiny_model().first_stages(5)
+
+
+def test_frozen_imagenet_layers_ask_for_their_normalization(
+    drawn_set: Path, tmp_path: Path, run: RunScript, recwarn: pytest.WarningsRecorder
+) -> None:
+    torch.save({"state_dict": torchvision.models.resnet18(weights=None).state_dict()}, tmp_path / "imagenet.tar")
+    backbone = ["model.backbone=resnet18", f"model.backbone_weights={tmp_path / 'imagenet.tar'}"]
+    words = arguments(drawn_set, tmp_path / "run", *backbone, "train.freeze_stages=1", "train.max_steps=1", "train.lr=1e-4")
+    result = run("train", *words)
+    advice = "model.channel_order=rgb model.mean=[123.675,116.28,103.53] model.std=[58.395,57.12,57.375]"
+    assert result.code == 0
+    assert result.err.startswith("train.py: warning: train.freeze_stages and train.freeze_batch_norm keep layers and statistics ")
+    assert result.err.endswith(f"; set {advice}\n")
+    quiet = [["train.freeze_stages=0"], ["train.freeze_stages=1", *advice.split()], ["train.freeze_batch_norm=true", *advice.split()]]
+    quiet += [["train.freeze_stages=1", "model.backbone_weights=none"]]
+    for changes in quiet:
+        config = override(Config(), [*backbone, *changes])
+        warn_of_normalization(config.model, config.train)
+    assert not recwarn.list
+    config = override(Config(), [*backbone, "train.freeze_batch_norm=true"])
+    warn_of_normalization(config.model, config.train)
+    assert len(recwarn.list) == 1
