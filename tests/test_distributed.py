@@ -23,7 +23,20 @@ from test_train import arguments, losses, weights
 
 from detector.weights import SHIPPED
 from utils.checkpoint import read_checkpoint
-from utils.distributed import Job, agree_on_attempt, any_process, gather, is_main, rank, share, sum_over_processes, unshare, world_size
+from utils.distributed import (
+    Job,
+    agree_on_attempt,
+    any_process,
+    from_main,
+    gather,
+    is_main,
+    rank,
+    require_same,
+    share,
+    sum_over_processes,
+    unshare,
+    world_size,
+)
 
 # Batch norms see only the share of their process, so their statistics must not be learnt where one process is to equal two.
 EQUAL = ["train.freeze_batch_norm=true", "train.log_every=1", "data.workers=0", "train.validate_every=1"]
@@ -43,7 +56,8 @@ def torchrun(
 def test_process_alone_needs_no_group() -> None:
     assert (world_size(), rank(), is_main()) == (1, 0, True)
     assert any_process(True) and not any_process(False)
-    assert gather("a") == ["a"]
+    assert gather("a") == ["a"] and from_main("a") == "a"
+    require_same({"a": 1})
     assert torch.equal(sum_over_processes(torch.ones(2)), torch.ones(2))
     assert list(share(range(3))) == [0, 1, 2]
 
