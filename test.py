@@ -256,7 +256,7 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
         check_display()
     detector = load_detector(arguments.weights, config, photos=[str(source) for source in sources if source.is_image])
     faults: list[str] = []
-    with whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file, StopRequest() as stop:
+    with StopRequest() as stop, whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file:
         finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE), stop, window=arguments.show)
         for is_photo, group in groupby(zip(sources, targets, strict=True), key=lambda pair: pair[0].is_image):
             if is_photo:

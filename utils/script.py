@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 DONE, DONE_WITH_FAULTS, FAILED = 0, 1, 2
 INTERRUPTED, OUTPUT_CLOSED = 130, 141    # what a shell gives for Ctrl-C, and for a reader that went away
+INTERRUPT_AFTER = 1.0    # seconds after the first signal
 
 
 def run_script(main: Callable[[], int], name: str) -> int:
@@ -64,10 +66,17 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class StopRequest:
-    """Within it, the first Ctrl-C or SIGTERM only sets `requested`, so that work can end where it is whole; the second interrupts."""
+    """Turn the first Ctrl-C or SIGTERM into a request, so that work can end where its files are whole.
+
+    A later SIGTERM changes nothing: systemd and torchrun send two, one right behind the other.
+    A second Ctrl-C interrupts, unless it comes within `INTERRUPT_AFTER` seconds of the first
+    signal, as one that a launcher passes on does. Both still hold after the block if there was a
+    request, because the program is about to end then.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0    # the time of the first request, on the monotonic clock
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -77,9 +86,11 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if not self.requested:
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since >= INTERRUPT_AFTER:
             raise KeyboardInterrupt
-        self.requested = True
