@@ -13,13 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from config import PRESETS, Config, load_config
-from data.analysis import Analysis, LabelledSet
+from data.analysis import RESULT_FILES, Analysis, LabelledSet
 from data.checks import ACTIONS, LEFT_OUT, find_faults, inspect_images, repair
 from data.coverage import Priors
 from data.labels import LABEL_FOLDERS, read_labels, read_sizes, write_labels
 from data.records import FaceRecord, Fault, image_folder, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
+from utils.results import check_replaceable
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, count_of, one_line, run_script, split_settings
 from utils.visualize import contact_sheet, draw_faces, fit_cell
 
@@ -195,6 +196,7 @@ def show_augmented(arguments: argparse.Namespace) -> list[str]:
     fill = config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1]
     dataset = FaceDataset(arguments.labels, config.data, augmentation=config.augmentation, fill=fill, seed=config.train.seed)
     dataset.check_readable()
+    check_replaceable(arguments.output, ["augmented.png"], known=RESULT_FILES)
     cells = []
     faults: list[str] = []
     for number in range(arguments.show_augmented):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import numpy as np
 from config import LABEL_SETTINGS, Config, TestConfig, override, to_dict
 from data.dataset import FaceDataset
 from data.ground_truth import faces_of_images, read_ground_truth
-from detector.drawing import Job, Picture, draw_photos, draw_video
 from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
+from detector.finder import Finder
 from detector.weights import SHIPPED, describe_weights
 from utils.average_precision import size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
@@ -29,18 +28,31 @@ from utils.landmark_eval import FAILURE, landmark_errors
 from utils.listing import Listing
 from utils.memory import keep_few_primitives
 from utils.plots import plot_curves
-from utils.predictions import prediction_path, read_predictions, write_predictions
+from utils.predictions import guess_form, prediction_path, read_predictions, write_predictions
 from utils.progress import progress
-from utils.script import DONE, DONE_WITH_FAULTS, INTERRUPTED, ArgumentParser, StopRequest, count_of, run_script, split_settings
-from utils.sources import Source, find_sources, free_path, result_paths
+from utils.results import FreeNames, check_replaceable, stale_results_removed
+from utils.script import (
+    DONE,
+    DONE_WITH_FAULTS,
+    INTERRUPTED,
+    ArgumentParser,
+    StopRequest,
+    count_of,
+    one_line,
+    run_script,
+    split_settings,
+)
+from utils.sources import find_sources, result_paths
 from utils.structures import Detections, Photo
-from utils.video import VideoReader, write_video
 from utils.visualize import FIRST_IMAGES, SHEET_CELL, contact_sheet
 from utils.wider_eval import SETTINGS, Curve, wider_curves
-from utils.window import check_display, show
+from utils.window import check_display
 
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 12, 4, 480    # the contact sheet of several photos, and the pixels of each
 RESULTS = ("detections", "predictions", "metrics")    # names that no drawing may take
+SHEET, CURVES, ERRORS = "detections.png", "pr_curves.png", "landmark_errors.png"
+RESULT_FILES = ("detections.jsonl", "metrics.json", "predictions", SHEET, CURVES, ERRORS)
+NO_MATCH = 0.01    # predictions with a lower AP are not in the form that is expected
 FAULTS_SHOWN = 20    # of the files that were left out; the rest are counted
 
 
@@ -56,7 +68,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "python test.py photos/ clip.mp4 test.draw_confidence=0.7",
     )
     parser.add_argument(
-        "words", metavar="SOURCE | key=value", nargs="*", help="image, video, folder of them, glob or number of a camera; or a setting"
+        "words",
+        metavar="SOURCE | key=value",
+        nargs="*",
+        help="image, video, folder of them, glob, number of a camera, address of a stream; "
+        "or a setting",
     )
     parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files or folders, taken as one set")
     parser.add_argument("--predictions", metavar="DIR", type=Path, help="score these: event folders of text files, one an image")
@@ -105,28 +121,33 @@ def read_settings(words: Sequence[str], *, to_draw: bool) -> Config:
 def score(arguments: argparse.Namespace, config: Config) -> int:
     """Write the figures of labelled sets, their curves, the detections, and the first images drawn."""
     output, test = arguments.output, config.test
+    check_replaceable(output, [SHEET, CURVES, ERRORS], known=RESULT_FILES)
     dataset = FaceDataset(arguments.labels, config.data)
     official = None
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
     detector = load_detector(arguments.weights, test, photos=dataset.imgs_path)
     bar = progress("scoring", total=len(dataset), unit="image")
-    with bar, whole_file(output / "detections.jsonl") as path, open(path, "w", encoding="utf-8") as file:
+    with (
+        bar,
+        stale_results_removed(output, [CURVES, ERRORS], predictions=True),
+        whole_file(output / "detections.jsonl") as path,
+        open(path, "w", encoding="utf-8") as file,
+    ):
         listing = Listing(file, sheet_images=FIRST_IMAGES, side=SHEET_CELL)
-        written: set[Path] = set()
+        names = FreeNames()
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
             listing.add(photo.path, photo.image, detections.above(test.draw_confidence), target=photo.target)
-            path = free_path(prediction_path(output / "predictions", photo.name), written)
-            written.add(path)
-            write_predictions(path, detections)
+            path = prediction_path(output / "predictions", photo.name)
+            write_predictions(names.claim(path.with_suffix(""), path.suffix), detections)
             bar.update()
 
         evaluation = evaluate(detector.detect, dataset.photos(), see=see, official=official)
-    write_image(output / "detections.png", contact_sheet(listing.sheet))
-    draw_curves(evaluation.curves, output / "pr_curves.png")
-    draw_errors(evaluation, output / "landmark_errors.png")
+        write_image(output / SHEET, contact_sheet(listing.sheet))
+        draw_curves(evaluation.curves, output / CURVES)
+        draw_errors(evaluation, output / ERRORS)
     settings = {
         "weights": arguments.weights,
         "labels": arguments.labels,
@@ -201,15 +222,19 @@ def score_predictions(folder: Path, ground_truth: str, output: Path) -> int:
             faults.append(str(error))
     if len(faults) == len(official):
         raise ValueError(f"--predictions {folder}: has none of the {len(official):,} images, expected such as {next(iter(official))}.txt")
+    check_replaceable(output, [CURVES], known=RESULT_FILES)
     curves = wider_curves(detections, list(official.values()))
-    draw_curves(curves, output / "pr_curves.png")
+    if all(curve.ap < NO_MATCH for curve in curves.values()) and any(map(len, detections)):
+        warnings.warn(f"{folder}: {guess_form(detections, list(official.values()))}", stacklevel=2)
     metrics = {
         "images": len(official),
         "missing": len(faults),
         "wider": {setting: curve.ap for setting, curve in curves.items()},
         "settings": {"predictions": str(folder), "ground_truth": ground_truth},
     }
-    write_metrics(metrics, output)
+    with stale_results_removed(output, [ERRORS]):
+        draw_curves(curves, output / CURVES)
+        write_metrics(metrics, output)
     print(summary(metrics))
     events = sorted({name.partition("/")[0] for name in official})
     no_events = [f"{folder / event}: no such event folder" for event in events if not (folder / event).is_dir()]
@@ -250,93 +275,41 @@ def summary(metrics: Mapping[str, Any]) -> str:
 def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     """Draw the faces of photos, videos or a camera, and list them in detections.jsonl."""
     output = arguments.output
-    sources = [source for word in arguments.sources for source in find_sources(word, but=output)]
+    sources = [
+        source for word in arguments.sources for source in find_sources(word, exclude=output)
+    ]
     targets = result_paths(sources, output, taken=RESULTS)
+    if len(sources) > 1:
+        check_replaceable(output, [SHEET], known=RESULT_FILES)
     if arguments.show:
         check_display()
-    detector = load_detector(arguments.weights, config, photos=[str(source) for source in sources if source.is_image])
-    faults: list[str] = []
-    with StopRequest() as stop, whole_file(output / "detections.jsonl") as partial, open(partial, "w", encoding="utf-8") as file:
-        finder = Finder(detector, output, Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE), stop, window=arguments.show)
-        for is_photo, group in groupby(zip(sources, targets, strict=True), key=lambda pair: pair[0].is_image):
-            if is_photo:
-                faults += finder.find_in_photos(list(group))
-            else:
-                faults += [fault for source, target in group for fault in finder.find_in_video(source, target)]
-        if not finder.listing.lines and not finder.ended:
+    photos = [str(source) for source in sources if source.is_image]
+    detector = load_detector(arguments.weights, config, photos=photos)
+    with (
+        StopRequest() as stop,
+        stale_results_removed(output, [SHEET]),
+        whole_file(output / "detections.jsonl") as path,
+        open(path, "w", encoding="utf-8") as file,
+    ):
+        listing = Listing(file, sheet_images=SHEET_IMAGES, side=SHEET_SIDE)
+        finder = Finder(detector, output, listing, stop, window=arguments.show, report=print)
+        faults = finder.find(sources, targets)
+        if not listing.lines and not finder.ended:
             raise ValueError(f"no image readable of {len(sources)}: {faults[0]}")
-    if len(finder.listing.sheet) > 1:
-        write_image(output / "detections.png", contact_sheet(finder.listing.sheet, columns=SHEET_COLUMNS, side=SHEET_SIDE))
+        if len(listing.sheet) > 1:
+            sheet = contact_sheet(listing.sheet, columns=SHEET_COLUMNS, side=SHEET_SIDE)
+            write_image(output / SHEET, sheet)
     code = finish(faults, output)
-    return INTERRUPTED if stop.requested and not sources[-1].is_camera else code
-
-
-class Finder:
-    """Goes through sources, shows progress and maybe a window, and tells how fast it was.
-
-    A first Ctrl-C, or q in the window, ends it where everything written is whole.
-    """
-
-    def __init__(self, detector: FaceDetector, output: Path, listing: Listing, stop: StopRequest, *, window: bool):
-        self.detector = detector
-        self.output = output
-        self.listing = listing
-        self.stop = stop
-        self.window = window
-        self.closed = False    # the window, by its user
-
-    @property
-    def ended(self) -> bool:
-        return self.stop.requested or self.closed
-
-    def find_in_photos(self, pairs: Sequence[tuple[Source, Path]]) -> list[str]:
-        """Draw photos; gives what is wrong with some of them."""
-        predictions = [prediction_path(self.output / "predictions", target.relative_to(self.output)) for _, target in pairs]
-        jobs = [Job(Path(str(source)), target, path) for (source, target), path in zip(pairs, predictions, strict=True)]
-        pictures = draw_photos(self.detector, jobs, confidence=self.detector.config.draw_confidence, should_stop=lambda: self.ended)
-        return self._go_through(pictures, [str(source) for source, _ in pairs], what="photo", total=len(pairs), seconds=0)
-
-    def find_in_video(self, source: Source, target: Path) -> list[str]:
-        """Draw the frames of a video or a camera; gives what is wrong with it."""
-        try:
-            reader = VideoReader(source.path)
-            confidence = self.detector.config.draw_confidence
-            with write_video(target, rate=reader.rate) as writer:
-                frames = draw_video(self.detector, reader, writer, confidence=confidence, should_stop=lambda: self.ended)
-                self._go_through(frames, [str(source)], what="frame", total=reader.count, seconds=0.001)
-                if not reader.frames:
-                    raise ValueError(reader.fault)
-        except ValueError as error:
-            return [str(error)]
-        return [reader.fault] if reader.fault and not self.ended else []
-
-    def _go_through(self, pictures: Iterable[Picture], names: Sequence[str], *, what: str, total: int | None, seconds: float) -> list[str]:
-        """List and show what was found as it comes."""
-        is_photo = what == "photo"
-        faults = []
-        started, seen = time.monotonic(), 0
-        with progress(names[0] if len(names) == 1 else "finding faces", total=total, unit=what) as bar:
-            for picture in pictures:
-                bar.update()
-                if picture.image is None or picture.detections is None or picture.drawn is None:
-                    faults.append(str(picture.fault))
-                    continue
-                seen += 1
-                name = names[picture.number if is_photo else 0]
-                self.listing.add(name, picture.image, picture.detections, frame=None if is_photo else picture.number)
-                if self.window and not self.closed:
-                    self.closed = not show(picture.drawn, title="faces", seconds=seconds)
-        if seen:
-            rate = seen / max(time.monotonic() - started, 1e-9)
-            print(f"{count_of(seen, what)}{'' if is_photo else ' of ' + names[0]}, {rate:.1f} a second")
-        return faults
+    # Nothing but Ctrl-C ends a camera.
+    is_done = finder.last is sources[-1] and sources[-1].is_live
+    return INTERRUPTED if stop.requested and not is_done else code
 
 
 def finish(faults: Sequence[str], output: Path) -> int:
     """Say where the results are and which inputs were bad."""
     print(f"written to {output}")
     for fault in faults[:FAULTS_SHOWN]:
-        print(f"test.py: left out: {fault}", file=sys.stderr)
+        print(f"test.py: left out: {one_line(fault)}", file=sys.stderr)
     if len(faults) > FAULTS_SHOWN:
         print(f"test.py: left out: {len(faults) - FAULTS_SHOWN:,} more", file=sys.stderr)
     return DONE_WITH_FAULTS if faults else DONE

@@ -21,9 +21,13 @@ from utils.files import whole_file
 from utils.images import read_image, write_image
 from utils.plots import plot_coverage, plot_histograms, plot_positions
 from utils.report import Report
+from utils.results import check_replaceable, stale_results_removed
 from utils.visualize import FIRST_IMAGES, contact_sheet, draw_faces, fit_cell
 
 LIST_NUMBERS = ("faces", "mean_width", "mean_height", "median_size", "overlapping_share", "faces_with_landmarks")    # of each official list
+
+PICTURES = ("histograms.png", "positions.png", "coverage.png", "first_images.png")
+RESULT_FILES = ("statistics.json", "report.html", "augmented.png", *PICTURES)
 
 
 @dataclass
@@ -62,7 +66,16 @@ class Analysis:
         self.lines: list[str] = []    # what it has to say
 
     def run(self, ground_truth: str | None) -> str:
-        """Measure and write everything, and return it in words; `ground_truth` is the folder of the official lists."""
+        """Measure and write everything, and return it in words.
+
+        `ground_truth` is the folder of the official lists. Pictures of an earlier run that this one
+        does not draw are removed; ValueError if one may be the user's own.
+        """
+        check_replaceable(self.output, PICTURES, known=RESULT_FILES)
+        with stale_results_removed(self.output, PICTURES):
+            return self._run(ground_truth)
+
+    def _run(self, ground_truth: str | None) -> str:
         lists = split_faces(self.labelled.records, read_ground_truth(ground_truth)) if ground_truth else {}
         parts = self._measure_files()
         whole = join_measures(parts)

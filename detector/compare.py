@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -27,8 +28,8 @@ from utils.devices import pick_device
 from utils.files import whole_file
 from utils.images import read_image, write_image
 from utils.plots import plot_scatter
+from utils.results import FreeNames
 from utils.script import DONE, ArgumentParser, count_of, run_script
-from utils.sources import free_path
 from utils.structures import Detections, Target
 from utils.visualize import draw_cell, write_line
 
@@ -157,12 +158,16 @@ def format_table(runs: Sequence[Run], models: Sequence[Model], costs: Sequence[C
     return "\n".join(lines)
 
 
-def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Sequence[Path], output: Path) -> list[str]:
-    """Draw what each run finds in each photo, side by side, into a folder; gives a line of counts for each run."""
+def draw_runs(
+    runs: Sequence[Run],
+    detectors: Sequence[FaceDetector],
+    photos: Sequence[Path],
+    drawings: Sequence[Path],
+) -> list[str]:
+    """Draw what each run finds in each photo, one beside the other; returns counts per run."""
     labelled = {path: target for run in runs for path, target in run.faces.items()}
     counts: list[list[Count]] = [[] for _ in runs]
-    written: set[Path] = set()
-    for photo in photos:
+    for photo, path in zip(photos, drawings, strict=True):
         target = labelled.get(photo.resolve())
         image = read_image(photo, turn=target is None)
         cells = []
@@ -173,8 +178,6 @@ def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Se
                 of_run.append(count_mistakes(found, target))
                 told += f", false {of_run[-1].false}, duplicate {of_run[-1].duplicate}"
             cells.append(write_line(draw_cell(image, found, side=CELL), f"{run.name}: {told}"))
-        path = free_path(output / f"{photo.stem}.png", written)
-        written.add(path)
         write_image(path, np.hstack(cells))
     lines = []
     for run, of_run in zip(runs, counts, strict=True):
@@ -184,6 +187,21 @@ def draw_runs(runs: Sequence[Run], detectors: Sequence[FaceDetector], photos: Se
     if labelled and not lines:
         lines.append("false boxes are not counted: from this folder none of these photos is one that a run was scored on")
     return lines
+
+
+def choose_drawings(photos: Sequence[Path], output: Path) -> list[Path]:
+    """Choose where drawings of photos go; ValueError if a result would replace a user's file."""
+    names = FreeNames()
+    drawings = [names.claim(output / "photos" / photo.stem, ".png") for photo in photos]
+    sources = {photo.resolve() for photo in photos}
+    is_ours = (output / "comparison.md").is_file()
+    for path in (output / "comparison.png", *drawings):
+        if path.resolve() in sources or (os.path.lexists(path) and not is_ours):
+            raise ValueError(
+                f"--output {output}: would replace {path}, which no earlier run wrote; "
+                "name another folder"
+            )
+    return drawings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--size: expected at least 1 pixel, found {arguments.size}")
     for photo in arguments.images:
         read_image(photo, turn=True)    # what is wrong with one is told before the work starts
+    drawings = choose_drawings(arguments.images, arguments.output)
     runs = [find_run(place) for place in arguments.runs]
     for run in runs:
         if run.weights.suffix.lower() == ".onnx":
@@ -222,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_costs(runs, costs, arguments.output / "comparison.png", size=arguments.size)
     if arguments.images:
         detectors = [FaceDetector(model, run.test) for run, model in zip(runs, models, strict=True)]
-        for line in draw_runs(runs, detectors, arguments.images, arguments.output / "photos"):
+        for line in draw_runs(runs, detectors, arguments.images, drawings):
             print(line)
     print(f"written to {arguments.output}")
     return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from utils.video import VideoReader, VideoWriter
 from utils.visualize import draw_detections
 
 THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))    # that read photos, and as many that draw and write them
+# What makes every further file fail too; the rest is wrong with one file, such as with its name.
+FATAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 AT_A_TIME, PIXELS_AT_A_TIME = 16, 2**25    # that are read ahead and handed to the detector
 
 
@@ -60,10 +63,14 @@ def draw_photos(
         if picture.drawn is None or found.detections is None:
             return picture
         try:
+            # These come first, because they mark the drawing as ours if the process is killed.
+            write_predictions(job.predictions, found.detections)
             write_image(job.drawing, picture.drawn)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
+                raise
+            job.predictions.unlink(missing_ok=True)
             return Picture(picture.number, None, fault=str(error))
-        write_predictions(job.predictions, found.detections)
         return picture
 
     numbers = takewhile(lambda _: not should_stop(), range(len(jobs)))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import RunScript, make_target
 
-from detector.compare import Count, count_mistakes, main
+from detector.compare import Count, choose_drawings, count_mistakes, main
+from utils.images import write_image
 from utils.script import run_script
 from utils.structures import Detections
 
@@ -95,3 +96,18 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, untrained: Path
         assert run_script(lambda arguments=arguments: main(arguments), "detector.compare") == 2    # type: ignore[misc]
         assert capfd.readouterr().err == f"detector.compare: {message}\n"
         assert not (tmp_path / "out").exists()
+
+
+def test_comparison_replaces_no_picture_of_the_user(tmp_path: Path) -> None:
+    photo = tmp_path / "photos" / "a.png"
+    for path in (photo, tmp_path / "b.png"):
+        write_image(path, np.zeros((8, 8, 3), np.uint8))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"would replace .*photos/a\.png, which no earlier run"):
+            choose_drawings([tmp_path / "b.png", photo], tmp_path)
+        (tmp_path / "comparison.md").touch()
+    photo.unlink()
+    (tmp_path / "comparison.md").unlink()
+    assert choose_drawings([tmp_path / "b.png", tmp_path / "B.png"], tmp_path) == [
+        tmp_path / "photos" / "b.png", tmp_path / "photos" / "B_2.png",
+    ]  # fmt: skip

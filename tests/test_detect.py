@@ -46,6 +46,19 @@ def test_images_and_folders_are_drawn_and_listed(drawn_set: Path, tmp_path: Path
     assert read_image(output / "sub" / "a b.png", turn=False).shape == (50, 70, 3)
 
 
+def test_number_of_drawn_faces_is_printed(
+    drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript
+) -> None:
+    one = drawn_set.parent / "images" / "drawn_0001.jpg"
+    words = ["--weights", untrained, "--output", tmp_path, "test.draw_confidence=0.45"]
+    result = run("test", one, *words)
+    faces = len(lines(tmp_path)[0]["detections"])
+    assert result.out.startswith(f"{faces:,} face{'s' * (faces != 1)} in {one}, ")
+    result = run("test", drawn_set.parent / "images", *words)
+    faces = sum(len(row["detections"]) for row in lines(tmp_path))
+    assert result.out.startswith(f"{faces:,} faces in 12 photos, ")
+
+
 def test_only_confident_faces_are_listed(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
     one = drawn_set.parent / "images" / "drawn_0001.jpg"
     assert run("test", one, "--weights", untrained, "--output", tmp_path, "test.draw_confidence=1").code == 0
@@ -153,7 +166,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
     with_weights = ["--weights", untrained]
     cases: list[tuple[list[Any], str]] = [
         ([image, "--weights", "no.pth"], "no.pth: no such checkpoint"),
-        ([image, "--weights", tmp_path / "bad.pth"], "bad.pth: not a readable checkpoint"),
+        ([image, "--weights", tmp_path / "bad.pth"], "bad.pth: is a text file, not a checkpoint"),
         ([*with_weights], "expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR"),
         ([image, "--labels", drawn_set, *with_weights], "expected either images to look at"),
         ([image, "--images", tmp_path, *with_weights], "--images: names the folder of labelled images, so it goes with --labels"),
@@ -285,6 +298,19 @@ def test_saved_predictions_are_scored_and_missing_ones_reported(tmp_path: Path, 
     ]
     shutil.rmtree(tmp_path / "saved" / "0--A")
     assert "has none of the 3 images, expected such as 0--A/one.txt" in run("test", *command).complaint
+
+
+def test_predictions_in_the_wrong_form_are_told(tmp_path: Path, run: RunScript) -> None:
+    write_ground_truth(tmp_path / "truth", {"0--A/one": [[90, 50, 30, 30]]})
+    (tmp_path / "saved" / "0--A").mkdir(parents=True)
+    (tmp_path / "saved" / "0--A" / "one.txt").write_text("one\n1\n90 50 120 80 0.9\n")
+    command = ["--predictions", tmp_path / "saved", "--ground-truth", tmp_path / "truth"]
+    result = run("test", *command, "--output", tmp_path / "out")
+    assert (result.code, result.err) == (
+        0,
+        f"test.py: warning: {tmp_path / 'saved'}: the boxes look like corners x1 y1 x2 y2, with "
+        "which AP would be 1.00; expected x y w h in pixels of the image\n",
+    )
 
 
 def test_labelled_set_is_scored_by_the_official_lists_too(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:

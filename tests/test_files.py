@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
+from conftest import ROOT, RunScript
 
 from utils.files import files_below, is_hidden, remove_unfinished, whole_file
 from utils.images import write_image
@@ -102,3 +107,44 @@ def test_folder_that_is_itself_hidden_is_listed(tmp_path: Path) -> None:
     (tmp_path / ".data").mkdir()
     (tmp_path / ".data" / "a.jpg").touch()
     assert files_below(tmp_path / ".data", {".jpg"}) == [tmp_path / ".data" / "a.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_names_that_the_terminal_cannot_show_are_printed_all_the_same(
+    encoding: str, tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"caf\xe9"), "写真", "plain"]
+    for name in names:
+        write_image(tmp_path / f"{name}.png", FRAME)
+    label = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "face"}]}
+    for number, name in enumerate(names):
+        image = {"id": number, "file_name": f"{name}.png", "width": 16, "height": 16}
+        label["images"].append(image)
+        face = {"id": number, "image_id": number, "category_id": 1, "bbox": [8, 8, 20, 20]}
+        label["annotations"].append(face)
+    (tmp_path / "写真.json").write_text(json.dumps(label))
+    command = [
+        sys.executable,
+        "analyze_data.py",
+        tmp_path / "写真.json",
+        "--images",
+        tmp_path,
+        "--check",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    out = ended.stdout.decode(encoding)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    label_name = "写真.json" if encoding == "utf-8" else r"\u5199\u771f.json"
+    assert "caf\\udce9.png" in out and out.count(label_name) == 4 and "4 faults in 3 images" in out
+
+
+def test_folder_whose_name_is_no_unicode_is_measured(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(drawn_set.parent, folder)
+    for words in ([], ["--check"], ["--fix", folder / "f.txt"], ["--convert", folder / "c.txt"]):
+        result = run("analyze_data", folder / "label.txt", "--output", folder / "out", *words)
+        assert (result.code, result.err) == (0, "")
+    assert "caf\\udce9" in (folder / "out" / "report.html").read_text(encoding="utf-8")

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.predictions import prediction_path, read_predictions, write_predictions
+from utils.predictions import guess_form, prediction_path, read_predictions, write_predictions
 from utils.structures import Detections
+from utils.wider_eval import SETTINGS, OfficialFaces
 
 
 def test_what_is_written_is_read_back_with_its_fractions(tmp_path: Path) -> None:
@@ -52,3 +53,36 @@ def test_malformed_file_is_named(text: str, message: str, tmp_path: Path) -> Non
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"b.txt: no such file of predictions"):
         read_predictions(tmp_path / "a" / "b.txt")
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("fractions", "look like fractions of the image's width and height"),
+        ("fractions of corners", "look like fractions of the image's width and height"),
+        ("corners", "look like corners x1 y1 x2 y2, with which AP would be 1.00"),
+        ("centers", "look like a center and a size, cx cy w h, with which AP would be 1.00"),
+        ("rows first", "look like y before x, y x h w, with which AP would be 1.00"),
+        ("elsewhere", "next to no box matches a face"),
+    ],
+)
+def test_form_of_predictions_is_told_from_their_numbers(form: str, said: str) -> None:
+    rng = np.random.default_rng(0)
+    truth, detections = [], []
+    for _ in range(30):
+        x, y, w, h = rng.uniform((100, 40, 10, 10), (800, 300, 60, 60), size=(5, 4)).T
+        kept = dict.fromkeys(SETTINGS, np.ones(5, bool))
+        truth.append(OfficialFaces(np.stack([x, y, w, h], 1), kept))
+        numbers = {
+            "fractions": [x / 1024, y / 768, w / 1024, h / 768],
+            "fractions of corners": [x / 1024, y / 768, (x + w) / 1024, (y + h) / 768],
+            "corners": [x, y, x + w, y + h],
+            "centers": [x + w / 2, y + h / 2, w, h],
+            "rows first": [y, x, h, w],
+            "elsewhere": [3000 + x, y, w, h],
+        }[form]
+        rows = np.stack(numbers, 1)
+        # As a file of x y w h is read.
+        boxes = np.hstack([rows[:, :2], rows[:, :2] + rows[:, 2:]])
+        detections.append(Detections(boxes, rng.uniform(0.1, 1, 5), None))
+    assert said in guess_form(detections, truth)

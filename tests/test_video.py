@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,6 +85,70 @@ def test_videos_are_drawn_and_listed_frame_by_frame(tmp_path: Path, untrained: P
     assert (rows[0]["width"], rows[0]["height"]) == (64, 48)
     faults = [line for line in result.err.splitlines() if "left out" in line]
     assert len(faults) == 2 and all("not a readable video" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "rate", [119.843, 239.847, 66.6667, 59.94005994, 23.976, 999.99, 655.349, 65.5354, 0.011, 30]
+)
+def test_video_of_any_rate_is_written(rate: float, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", frames=9, rate=rate)
+    reader = VideoReader(path)
+    assert reader.rate == pytest.approx(rate, rel=1e-4, abs=1e-3) and len(shades(path)) == 9
+
+
+def test_video_that_cannot_be_written_is_named_with_the_reason(
+    tmp_path: Path, untrained: Path, run: RunScript
+) -> None:
+    fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(tmp_path / "wide.avi"), fourcc, 10, (9000, 16))
+    for _ in range(2):
+        writer.write(np.zeros((16, 9000, 3), np.uint8))
+    writer.release()
+    make_video(tmp_path / "clip.mp4", frames=2)
+    sources = [tmp_path / "wide.avi", tmp_path / "clip.mp4"]
+    result = run("test", *sources, "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 1
+    left_out = [line for line in result.err.splitlines() if "warning" not in line]
+    assert left_out == [
+        f"test.py: left out: {tmp_path / 'wide.avi'}: {tmp_path / 'out' / 'wide.mp4'}: "
+        "this OpenCV cannot write a video of 9000 x 16 pixels with 10 frames a second: MPEG-4 holds sides of up to 8,190"
+    ]
+
+
+def test_video_whose_name_is_no_unicode_is_read_and_written(
+    tmp_path: Path, untrained: Path, run: RunScript
+) -> None:
+    odd = os.fsdecode(b"clip\xe9")
+    (tmp_path / odd).mkdir()
+    make_video(tmp_path / odd / f"{odd}.mp4", frames=3)
+    result = run("test", tmp_path / odd, "--weights", untrained, "--output", tmp_path / "out" / odd)
+    assert result.code == 0, result.err
+    assert len(shades(tmp_path / "out" / odd / f"{odd}.mp4")) == 3
+
+
+def test_ctrl_c_ends_all_videos_and_none_is_called_damaged(
+    tmp_path: Path, untrained: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [make_video(tmp_path / f"{name}.mp4", frames=40) for name in "abc"]
+    opened: list[object] = []
+    capture, read = cv2.VideoCapture, VideoReader.read
+
+    def open_capture(source: object) -> cv2.VideoCapture:
+        opened.append(source)
+        return capture(source)
+
+    def read_until_ctrl_c(reader: VideoReader) -> Any:
+        if reader.frames == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(reader)
+
+    monkeypatch.setattr(cv2, "VideoCapture", open_capture)
+    monkeypatch.setattr(VideoReader, "read", read_until_ctrl_c)
+    result = run("test", *clips, "0", "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 130 and result.err == ""
+    assert opened == [str(clips[0])]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.mp4", "detections.jsonl"]
 
 
 def test_no_display_is_one_clear_line(tmp_path: Path, untrained: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch) -> None:

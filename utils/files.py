@@ -41,6 +41,20 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+@contextmanager
+def openable(path: Path) -> Iterator[str]:
+    """Yield a name under which OpenCV opens a file: its own, or a link if that is no UTF-8."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "file" + path.suffix.encode("ascii", "ignore").decode())
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
+
+
 def append_text(path: Path, text: str) -> None:
     """Append text to a file; OSError that names it."""
     with _named(path), open(path, "a", newline="", encoding="utf-8") as file:
@@ -55,7 +69,9 @@ def _named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None and UNFINISHED not in os.fsdecode(error.filename):
             raise
-        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from None
+        named = OSError(f"{path}: cannot be written: {error.strerror or error}")
+        named.errno = error.errno
+        raise named from None
 
 
 def is_hidden(path: PurePath) -> bool:

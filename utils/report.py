@@ -67,4 +67,6 @@ class Report:
     def write(self, path: str | Path) -> None:
         """Write the page; the file appears whole or not at all."""
         with whole_file(path) as partial:
-            partial.write_text(PAGE.format(title=html.escape(self.title), body="\n".join(self._parts)), encoding="utf-8")
+            page = PAGE.format(title=html.escape(self.title), body="\n".join(self._parts))
+            # A name of a file need not be Unicode.
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")

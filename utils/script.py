@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,6 +20,10 @@ INTERRUPT_AFTER = 1.0    # seconds after the first signal
 
 def run_script(main: Callable[[], int], name: str) -> int:
     """The exit code of `main`; a user's mistake becomes one line on stderr and code 2, a warning one line without its place."""
+    # A name of a file may hold what the encoding of the terminal lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(one_line(f"{name}: warning: {message}"), file=sys.stderr)
         try:
@@ -53,8 +57,12 @@ def count_of(count: int, noun: str) -> str:
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words that are key=value settings, and those that are not, such as a file with = in its name."""
-    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    """Part words into key=value settings and others, such as a file or address with an =."""
+    settings = [
+        word
+        for word in words
+        if "=" in word and "://" not in word.partition("=")[0] and not os.path.exists(word)
+    ]
     return settings, [word for word in words if word not in settings]
 
 
