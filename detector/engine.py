@@ -76,6 +76,7 @@ class Step(NamedTuple):
     losses: dict[str, Tensor]
     finite: Tensor
     overflowed: Tensor    # a float16 gradient overflowed: no weight was changed, the scaler scales less
+    scale: Tensor    # what float16 gradients are multiplied by from here on; 1 in other precisions
 
 
 def train_one_epoch(
@@ -95,10 +96,10 @@ def train_one_epoch(
 
 def take_step(
     objective: Objective, batch: Batch, stepping: Stepping
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
     """Take one optimizer step on a batch.
 
-    Returns the detached losses, whether all was finite, and whether a float16 gradient overflowed.
+    Returns the detached losses, then `finite`, `overflowed` and `scale` as `Step` has them.
     """
     device, optimizer, scaler = stepping.device, stepping.optimizer, stepping.scaler
     before = [values.clone() for values in stepping.guarded]
@@ -121,7 +122,9 @@ def take_step(
     finite, overflowed = _update(stepping, torch.stack(list(losses.values())).isfinite().all())
     for values, earlier in zip(stepping.guarded, before, strict=True):
         values.copy_(torch.where(finite, values, earlier))
-    return losses, finite, overflowed
+    # Unlike get_scale(), this does not wait for the GPU.
+    scale = scaler.scale(torch.ones((), device=device))
+    return losses, finite, overflowed, scale
 
 
 def _update(stepping: Stepping, finite: Tensor) -> tuple[Tensor, Tensor]:

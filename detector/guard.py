@@ -13,15 +13,17 @@ from detector.engine import Step
 from utils.distributed import gather, is_main
 from utils.files import append_text
 
-# From its first 65,536 the scaler has halved its factor to less than 0.1 by then: no overflow, but NaN.
+# A scaler that starts at 65,536 has halved its scale to less than 0.1 by then: the gradient is NaN.
 OVERFLOWS_IN_A_ROW = 20
+SMALLEST_SCALE = 1e-6    # below, float16 gradients vanish
 
 
 class Guard:
     """Reads the losses of steps off the device, some steps at a time, and stops the run where they are not finite.
 
     Up to `allowed` such steps are passed over, each with a warning; the engine has not changed a weight for them. `listing` gets
-    their numbers, losses and images. `skipped` steps were passed over before the run was resumed.
+    their numbers, losses and images. `skipped` steps were passed over before the run was resumed. A float16 gradient may overflow
+    now and then, while the scaler looks for its scale, but not many times in a row.
     """
 
     def __init__(self, *, allowed: int, skipped: int, listing: Path):
@@ -43,27 +45,31 @@ class Guard:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return []
-        flags = [torch.stack([*step.losses.values(), step.finite, step.overflowed]).float() for step, _ in waiting]
+        numbers = [torch.stack([*step.losses.values(), *step[2:]]).float() for step, _ in waiting]
         collected = []
-        for (step, paths), (*losses, finite, overflowed) in zip(waiting, torch.stack(flags).tolist(), strict=True):
+        rows = torch.stack(numbers).tolist()
+        for (step, paths), (*losses, finite, overflowed, scale) in zip(waiting, rows, strict=True):
             by_name = dict(zip(step.losses, losses, strict=True))
             self._overflows = self._overflows + 1 if overflowed else 0
-            if self._overflows == OVERFLOWS_IN_A_ROW:
-                self._stop(step.number, by_name, paths)
+            if self._overflows >= OVERFLOWS_IN_A_ROW or scale < SMALLEST_SCALE:
+                times = f"{self._overflows} times in a row, scale {scale:.2g}"
+                overflow = f"; float16 gradients overflowed {times}"
+                self._stop(step.number, by_name, paths, overflow=overflow)
             elif finite:
                 collected.append(by_name)
             else:
                 self._pass_over(step.number, by_name, paths)
         return collected
 
-    def _stop(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> NoReturn:
+    def _stop(
+        self, number: int, losses: dict[str, float], paths: Sequence[str], *, overflow: str = ""
+    ) -> NoReturn:
         what, images = self._write(number, losses, paths)
-        if self._overflows:
-            what += f"; {self._overflows} float16 gradients in a row"
+        skip = "" if overflow else ", train.skip_nonfinite=10 passes over such batches"
         raise ValueError(
-            f"the loss or its gradient is not finite at iteration {number} ({what}), on {', '.join(images)} (see {self.listing}); "
-            "the last checkpoint is kept; a lower train.lr, train.clip_norm=10 or train.precision=float32 may help, "
-            "train.skip_nonfinite=10 passes over such batches"
+            f"the loss or its gradient is not finite at iteration {number} ({what}{overflow}), "
+            f"on {', '.join(images)} (see {self.listing}); the last checkpoint is kept; a lower "
+            f"train.lr, train.clip_norm=10 or train.precision=float32 may help{skip}"
         )
 
     def _write(self, number: int, losses: dict[str, float], paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
 import detector.network
 from config import ModelConfig
@@ -16,20 +20,65 @@ from utils.devices import exact_float32
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
-def test_tf32_is_off_for_float32_on_a_gpu_alone_and_put_back() -> None:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
-    try:
-        with exact_float32(CUDA, torch.float32):
-            assert not torch.backends.cudnn.allow_tf32
-        for device, dtype in ((CUDA, torch.bfloat16), (CPU, torch.float32)):
-            with exact_float32(device, dtype):
-                assert torch.backends.cudnn.allow_tf32
-        with pytest.raises(KeyError), exact_float32(CUDA, torch.float32):
-            raise KeyError
-        assert torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+@pytest.fixture(params=["old", "new"])
+def switches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """TF32 as torch 2.6 switches it, and as torch 2.9 does; a matrix product rounds too."""
+    if request.param == "old":
+        convolution, matmul = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
+        cudnn = convolution
+    else:
+        matmul = SimpleNamespace(fp32_precision="tf32")
+        convolution = SimpleNamespace(fp32_precision="tf32")
+        cudnn = SimpleNamespace(conv=convolution)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    return SimpleNamespace(convolution=convolution, matmul=matmul)
+
+
+def rounds(operator: SimpleNamespace) -> bool:
+    (value,) = vars(operator).values()
+    assert value in (True, False, "tf32", "ieee", "none")
+    return value in (True, "tf32")
+
+
+def test_tf32_is_off_for_float32_on_a_gpu_alone_and_put_back(switches: SimpleNamespace) -> None:
+    with exact_float32(CUDA, torch.float32):
+        assert not rounds(switches.convolution) and not rounds(switches.matmul)
+    for device, dtype in ((CUDA, torch.bfloat16), (CPU, torch.float32)):
+        with exact_float32(device, dtype):
+            assert rounds(switches.convolution) and rounds(switches.matmul)
+    with pytest.raises(KeyError), exact_float32(CUDA, torch.float32):
+        raise KeyError
+    assert rounds(switches.convolution) and rounds(switches.matmul)
+
+
+def test_tf32_that_is_off_stays_off(switches: SimpleNamespace) -> None:
+    ((name, value),) = vars(switches.matmul).items()
+    off = {True: False, "tf32": "none"}[value]
+    setattr(switches.matmul, name, off)
+    with exact_float32(CUDA, torch.float32):
+        assert vars(switches.matmul) == {name: off}
+    assert vars(switches.matmul) == {name: off} and rounds(switches.convolution)
+
+
+def test_switches_of_this_torch_are_found_and_put_back_without_a_warning() -> None:
+    code = """
+import torch, warnings
+from utils.devices import exact_float32
+warnings.simplefilter("error")
+if hasattr(torch.backends.cudnn, "conv"):    # a user may have switched one operator alone
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    state = lambda: torch.backends.cudnn.conv.fp32_precision
+else:
+    state = lambda: torch.backends.cudnn.allow_tf32
+before = state()
+with exact_float32(torch.device("cuda"), torch.float32):
+    assert state() in ("ieee", False), state()
+assert state() == before and before in ("tf32", True), (before, state())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_detection_computes_features_and_heads_in_exact_float32(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from data.loader import Batch
 from detector.engine import Step, Stepping, evaluate, train_one_epoch
+from detector.guard import Guard
 from utils.arrays import Image
 from utils.structures import Detections, Photo, Target
 
@@ -149,15 +151,29 @@ def test_nothing_to_evaluate_is_an_error() -> None:
 
 
 def test_overflow_of_a_float16_gradient_is_told_apart_from_a_bad_loss() -> None:
-    broken = Broken(gradient_only=True)
+    broken, sound = Broken(gradient_only=True), Scales()
     scaler = torch.amp.GradScaler("cpu", enabled=True)
     steps = take(broken, [batch(10)] * 4, stepping(broken, scaler=scaler))
+    take(sound, [batch(10)] * 3, stepping(sound))
     assert [bool(step.finite) for step in steps] == [True] * 4
     assert [bool(step.overflowed) for step in steps] == [False, False, True, False]
-    assert broken.weight.item() == take_three_steps()
+    assert [step.scale.item() for step in steps] == [65536, 65536, 32768, 32768]
+    assert broken.weight.item() == sound.weight.item()
 
 
-def take_three_steps() -> float:
-    sound = Scales()
-    take(sound, [batch(10)] * 3, stepping(sound))
-    return sound.weight.item()
+class Hopeless(Scales):
+    """One whose loss is finite, and whose gradient never is."""
+
+    def losses(self, images: Tensor, assignment: Count, counts: Tensor) -> dict[str, Tensor]:
+        return {"near": (self.weight * 0).sqrt().sum(), "far": counts.sum()}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradients_that_are_never_finite_end_the_run(enabled: bool, tmp_path: Path) -> None:
+    model, guard = Hopeless(), Guard(allowed=0, skipped=0, listing=tmp_path / "nonfinite.txt")
+    how = stepping(model, scaler=torch.amp.GradScaler("cpu", enabled=enabled))
+    for step in take(model, [batch(10)] * 25, how):
+        guard.add(step, ["a.jpg"])
+    with pytest.raises(ValueError, match="at iteration 20 " if enabled else "at iteration 1 "):
+        guard.collect()
+    assert model.weight.item() == 0

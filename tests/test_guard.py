@@ -12,9 +12,9 @@ from detector.engine import Step
 from detector.guard import OVERFLOWS_IN_A_ROW, Guard
 
 
-def step(number: int, *, finite: bool = True, overflowed: bool = False) -> Step:
+def step(number: int, *, finite: bool = True, overflowed: bool = False, scale: float = 1.0) -> Step:
     losses = {"class": torch.tensor(0.5 if finite else float("nan"))}
-    return Step(number, losses, torch.tensor(finite), torch.tensor(overflowed))
+    return Step(number, losses, torch.tensor(finite), torch.tensor(overflowed), torch.tensor(scale))
 
 
 def collect(guard: Guard, steps: list[Step]) -> int:
@@ -37,10 +37,20 @@ def test_overflows_of_float16_are_no_error_while_some_steps_succeed(tmp_path: Pa
 def test_gradients_that_overflow_for_good_end_the_run(tmp_path: Path) -> None:
     guard = Guard(allowed=1000, skipped=0, listing=tmp_path / "nonfinite.txt")
     collect(guard, [step(n, overflowed=True) for n in range(1, 8)])    # read in several portions
-    complaint = "not finite at iteration 20 .*20 float16 gradients in a row.*20.jpg.*float32"
+    complaint = r"not finite at iteration 20 \(class 0.5; .*overflowed 20 times.*20.jpg.*float32"
     with pytest.raises(ValueError, match=complaint):
         collect(guard, [step(n, overflowed=True) for n in range(8, 30)])
     assert "iteration 20: class 0.5\n    20.jpg\n" in (tmp_path / "nonfinite.txt").read_text()
+
+
+def test_scale_that_has_fallen_to_nothing_ends_the_run(tmp_path: Path) -> None:
+    """Overflows with a sound step now and then halve it too, until all gradients round to 0."""
+    guard = Guard(allowed=0, skipped=0, listing=tmp_path / "nonfinite.txt")
+    steps = [step(n, overflowed=n % 2 == 0, scale=2.0 ** -(n // 2)) for n in range(60)]
+    assert collect(guard, steps[:30]) == 30
+    complaint = r"iteration 40 .*overflowed 1 times in a row, scale 9.5e-07\), on 40.jpg"
+    with pytest.raises(ValueError, match=complaint):
+        collect(guard, steps[30:])
 
 
 def test_allowed_steps_are_listed_and_the_next_one_ends_the_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,19 +17,27 @@ def works_behind(device: torch.device) -> bool:
 
 @contextmanager
 def exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Within it a GPU multiplies float32 in full; by default cuDNN rounds factors to TF32's 11 bits.
+    """Multiply float32 in full on a GPU; by default cuDNN rounds the factors to TF32's 11 bits.
 
-    Does nothing for another device or dtype. The setting is one of the process, so it is put back.
+    Does nothing for another device or dtype. The switches are global, so they are put back.
     """
     if device.type != "cuda" or dtype != torch.float32:
         yield
         return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    operators: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    switch: tuple[str, Any, Any] = "allow_tf32", True, False
+    if hasattr(torch.backends.cudnn, "conv"):    # torch >= 2.9, where the old switches warn
+        operators[1] = torch.backends.cudnn.conv
+        switch = "fp32_precision", "tf32", "ieee"
+    name, rounded, exact = switch
+    changed = [operator for operator in operators if getattr(operator, name) == rounded]
+    for operator in changed:
+        setattr(operator, name, exact)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for operator in changed:
+            setattr(operator, name, rounded)
 
 
 def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
