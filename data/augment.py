@@ -52,7 +52,6 @@ def augment(
     faces = look_through(faces, window, min_visible=config.min_visible)
     place = fit(window, image.shape[1], image.shape[0], size=size, reduction=reduction)
     faces = faces.moved(place.scale, place.shift)
-    faces = faces.where(has_area(faces.boxes))    # float32 may round a tiny one to nothing
     (left, right), (top, bottom) = place.source
     part = image[top:bottom, left:right]
     (left, right), (top, bottom) = place.target
@@ -78,6 +77,7 @@ def augment(
         cv2.flip(seen, 1, dst=seen)
         faces = mirror(faces, size)
         regions = None if regions is None else np.ascontiguousarray(regions[:, ::-1])
+    faces = faces.where(has_area(faces.boxes))    # float32 may have rounded a tiny one to nothing
     return View(seen, ignore_smaller(faces, config.ignore_smaller * coarseness), regions)
 
 
@@ -154,7 +154,8 @@ def mosaic(parts: Sequence[View], *, columns: Sequence[int], rows: Sequence[int]
             shown = part.regions[y : y + height, x : x + width]
             regions[top:bottom, left:right] = np.where(shown > 0, shown + highest, 0)
         highest += int(part.faces.number.max(initial=0))
-    return View(image, join(seen), regions)
+    faces = join(seen)
+    return View(image, faces.where(has_area(faces.boxes)), regions)    # see augment
 
 
 def draw_borders(size: int, cells: int, rng: np.random.Generator) -> list[int]:

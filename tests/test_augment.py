@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from config import AugmentationConfig
 from data.augment import INTERPOLATIONS, View, augment, distort, draw_borders, fit, ignore_smaller, mirror, mosaic, pick_interpolation
 from data.crops import Faces, Window, choose_window, clip, look_through
+from data.records import has_area
 from utils.arrays import Image
 
 FILL = (104.0, 117.0, 123.0)
@@ -344,14 +345,24 @@ def test_every_interpolation_shows_places_where_the_labels_say(interpolation: in
     assert abs(offset.mean()) < 0.1
 
 
-def test_boxes_that_float32_rounds_to_nothing_are_dropped(rng: np.random.Generator) -> None:
-    config = AugmentationConfig(distortion=False, flip=0)
-    faces = make_faces([[1000, 1000, np.nextafter(np.float32(1000), np.float32(2000)), 1100], [1000, 1000, 1200, 1200]])
-    image = np.zeros((2000, 2000, 3), np.uint8)
-    for left in range(0, 900, 100):
-        view = augment(image, faces, Window(left, 0, 1500, 1500), size=64, config=config, fill=FILL, rng=rng)
-        widths = view.faces.boxes[:, 2] - view.faces.boxes[:, 0]
-        assert (widths > 0).all() and len(widths) >= 1
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(300, 1500), st.integers(2, 3))
+def test_boxes_that_float32_rounds_to_nothing_are_dropped(
+    flip: float, seed: int, side: int, cells: int
+) -> None:
+    """Scaling, mirroring and the way into a mosaic may each leave a box without its last bit."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, side, (50, 2)).astype(np.float32)
+    tiny = np.concatenate([corners, np.nextafter(corners, np.float32(np.inf))], axis=1)
+    image, config = np.zeros((side, side, 3), np.uint8), AugmentationConfig(distortion=False, flip=flip)
+    faces = make_faces([*tiny.tolist(), [0, 0, side, side]])
+    window = Window(-int(rng.integers(20)), 0, side + 20, side + 20)
+    view = augment(image, faces, window, size=64, config=config, fill=FILL, rng=rng)
+    assert has_area(view.faces.boxes).all() and len(view.faces.boxes) >= 1
+    borders = draw_borders(64, cells, rng)
+    whole = mosaic([view] * cells**2, columns=borders, rows=borders, min_visible=0)
+    assert has_area(whole.faces.boxes).all() and len(whole.faces.boxes) >= 1
 
 
 def test_colors_are_distorted_whether_a_crop_shrinks_or_grows() -> None:
