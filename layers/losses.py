@@ -50,8 +50,10 @@ def _iou_loss(kind: BoxLoss, a: Tensor, b: Tensor) -> Tensor:
     loss = 1 - iou + distance / (hull_width**2 + hull_height**2)
     if kind == "diou":
         return loss
-    # Unlike atan(width / height), atan2 has a gradient where float32 rounds a box to nothing.
-    angles = torch.atan2(b_width, b_height) - torch.atan2(a_width, a_height)
+    # A box that float32 rounds to nothing has no angle, and atan2(0, 0) no gradient.
+    least = torch.finfo(a_width.dtype).eps
+    angle = torch.atan2(a_width.clamp(min=least), a_height.clamp(min=least))
+    angles = torch.atan2(b_width, b_height) - angle
     aspect = 4 / math.pi**2 * angles**2
     with torch.no_grad():
         weight = aspect / (1 - iou + aspect).clamp(min=torch.finfo(aspect.dtype).eps)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import layers.matcher
 import layers.multibox_loss
+from layers.losses import BoxLoss
 from layers.matcher import match
 from layers.multibox_loss import MultiBoxLoss
 from layers.prior_box import PriorBox
@@ -88,21 +89,32 @@ def test_loss_equals_the_plain_loop(seed: int, faces: list[int]) -> None:
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=1, max_size=3), st.sampled_from(["smooth_l1", "giou"]))
-def test_what_is_done_for_a_gpu_gives_the_same_losses_and_gradients(seed: int, faces: list[int], box: str) -> None:
+BOX_LOSSES: list[BoxLoss] = ["smooth_l1", "iou", "giou", "diou", "ciou"]
+
+
+@pytest.mark.parametrize("box", BOX_LOSSES)
+@pytest.mark.parametrize("log_size", [0.0, -1e4, 1e4])
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**31), faces=st.lists(st.integers(0, 6), min_size=1, max_size=3))
+def test_what_is_done_for_a_gpu_gives_the_same_losses_and_gradients(
+    seed: int, faces: list[int], box: BoxLoss, log_size: float
+) -> None:
+    """Also where all boxes are predicted without area, or as large as they may be."""
     targets = [random_target(seed + 1 + image, count) for image, count in enumerate(faces)]
     results = []
     for on_gpu in (False, True):
         predictions = random_predictions(seed, len(faces))
+        with torch.no_grad():
+            predictions.boxes[..., 2:] += log_size
         with pytest.MonkeyPatch.context() as patch:
             for module in (layers.matcher, layers.multibox_loss):
                 patch.setattr(module, "works_behind", lambda device, answer=on_gpu: answer)
-            losses = MultiBoxLoss(box=box)(predictions, PRIORS, targets)    # type: ignore[arg-type]
+            losses = MultiBoxLoss(box=box)(predictions, PRIORS, targets)
         torch.stack(list(losses.values())).sum().backward()
-        results.append([*losses.values(), *(part.grad for part in predictions if part is not None)])
+        gradients = [part.grad for part in predictions if part is not None]
+        results.append([*losses.values(), *gradients])
     for ours, other in zip(*results, strict=True):
-        assert ours is not None and other is not None
+        assert ours is not None and other is not None and bool(ours.isfinite().all())
         assert torch.allclose(ours, other, rtol=1e-4, atol=1e-6)
 
 
