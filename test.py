@@ -45,7 +45,7 @@ from utils.script import (
 from utils.sources import find_sources, result_paths
 from utils.structures import Detections, Photo
 from utils.visualize import FIRST_IMAGES, SHEET_CELL, contact_sheet
-from utils.wider_eval import SETTINGS, Curve, wider_curves
+from utils.wider_eval import Curve, wider_curves
 from utils.window import check_display
 
 SHEET_IMAGES, SHEET_COLUMNS, SHEET_SIDE = 12, 4, 480    # the contact sheet of several photos, and the pixels of each
@@ -173,12 +173,12 @@ def load_detector(weights: str, config: TestConfig, *, photos: Sequence[str | Pa
 
 
 def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str, Any]:
-    """What is worth knowing of a labelled set besides what is measured in training."""
+    """What is worth knowing of a labelled set besides what is measured in training; what needs faces is absent without any."""
     detections, targets, matches = evaluation.detections, evaluation.targets, evaluation.matches
-    metrics: dict[str, Any] = {
-        "at_draw_confidence": threshold_metrics(detections, matches, confidence=draw_confidence),
-        "by_size": size_metrics(detections, targets, matches),
-    }
+    metrics: dict[str, Any] = {"at_draw_confidence": threshold_metrics(detections, matches, confidence=draw_confidence)}
+    if not evaluation.metrics["faces"]:
+        return metrics
+    metrics["by_size"] = size_metrics(detections, targets, matches)
     try:
         metrics["coco"] = coco_metrics(detections, targets)
         if have_masks(detections, targets):
@@ -251,16 +251,19 @@ def summary(metrics: Mapping[str, Any]) -> str:
     lines = []
     if "ap50" in metrics:
         lines.append(f"AP50 {metrics['ap50']:.4f} over {count_of(metrics['faces'], 'face')} in {count_of(metrics['images'], 'image')}")
-    if "wider" in metrics:
-        figures = " / ".join(f"{metrics['wider'][setting]:.4f}" for setting in SETTINGS)
-        lines.append(f"WIDER FACE {' / '.join(SETTINGS)}: {figures}, {count_of(metrics['images'], 'image')}")
+    elif "faces" in metrics:
+        lines.append(f"no face in {count_of(metrics['images'], 'image')}, so that there is no AP50")
+    if metrics.get("wider"):
+        aps = " / ".join(f"{value:.4f}" for value in metrics["wider"].values())
+        lines.append(f"WIDER FACE {' / '.join(metrics['wider'])}: {aps}, {count_of(metrics['images'], 'image')}")
     for key, title in (("coco", "COCO"), ("coco_masks", "COCO, of masks")):
         if key in metrics:
             lines.append(f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics[key].items()))
     if "at_draw_confidence" in metrics:
         at = metrics["at_draw_confidence"]
-        shares = ", ".join(f"{name} {at[name]:.4f}" for name in ("precision", "recall", "f1") if name in at)
-        lines.append(f"at confidence {at['confidence']:g}: {shares}, {at['false_positives_per_image']:.2f} false positives an image")
+        figures = [f"{name} {at[name]:.4f}" for name in ("precision", "recall", "f1") if name in at]
+        figures.append(f"{at['false_positives_per_image']:.2f} false positives an image")
+        lines.append(f"at confidence {at['confidence']:g}: {', '.join(figures)}")
     if "by_size" in metrics:
         groups = ", ".join(f"{size} px {group['ap50']:.4f} ({group['faces']:,})" for size, group in metrics["by_size"].items())
         lines.append(f"AP50 by size (faces): {groups}")

@@ -211,7 +211,20 @@ def make_datasets(
         val = val or (str(output / "data" / "val" / "label.txt"),)
     if not train:
         raise ValueError("data.train: expected label files, found none; see --preset demo, or data.train=widerface/train/label.txt")
-    return make_dataset(train, config), make_dataset(val, config) if val else None
+    train_set, val_set = make_dataset(train, config), make_dataset(val, config) if val else None
+    if not train_set.num_faces:
+        raise ValueError(no_face("data.train", train, train_set))
+    if val_set is not None and not val_set.num_faces:
+        warnings.warn(f"{no_face('data.val', val, val_set)} Without faces there is no AP50, and best.pth has the lowest loss", stacklevel=2)
+    return train_set, val_set
+
+
+def no_face(key: str, labels: Sequence[str], dataset: FaceDataset) -> str:
+    """Say that a set has no face to learn or to find, and where that may come from."""
+    where = f"no face in {key}: {', '.join(labels)}"
+    if dataset.table.face_count:
+        return f"{where}; all {dataset.table.face_count:,} boxes are ignored or without area; is data.ignore_smaller too large?"
+    return f"{where}; are the label files empty, or does data.classes name the wrong class?"
 
 
 def official_faces(val_set: FaceDataset | None, folder: str | None) -> list[OfficialFaces] | None:

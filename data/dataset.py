@@ -68,6 +68,11 @@ class FaceTable:
     def face_count(self) -> int:
         return len(self._boxes)
 
+    @cached_property
+    def num_faces(self) -> int:
+        """How many faces have an area and are not ignored."""
+        return int((has_area(self._boxes.numpy()) & ~self._ignore.numpy()).sum())
+
     def path(self, index: int) -> str:
         """The file of an image."""
         return os.fsdecode(self._paths[index])
@@ -142,6 +147,11 @@ class FaceDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def num_faces(self) -> int:
+        """How many faces there are to learn or to find: those that have an area and are not ignored."""
+        return self.table.num_faces
 
     @cached_property
     def imgs_path(self) -> list[str]:

@@ -172,6 +172,7 @@ def evaluate(
     """Find the faces in labelled photos and score them: AP at IoU 0.5, and the landmarks where both sides have them.
 
     With the `official` faces of WIDER FACE, of each photo of all processes, also the AP of its protocol.
+    A metric that needs faces is absent where the set has none.
 
     `see` is shown each photo with what was found in it. Photos that cannot be read are left out of the figures and named in
     `faults`; ValueError if that leaves none. Of several processes each is given its share of the photos; all get the whole result.
@@ -191,18 +192,18 @@ def evaluate(
         raise ValueError(f"no image readable of {len(faults)}: {faults[0] if faults else 'the set is empty'}")
     of_images, targets = [detections for detections, _ in readable], [target for _, target in readable]
     matches = [match_detections(each, target) for each, target in readable]
-    metrics: dict[str, Any] = {
-        "ap50": average_precision([each.scores for each in of_images], matches),
-        "images": len(readable),
-        "faces": sum(int(match.wanted.sum()) for match in matches),
-    }
+    metrics: dict[str, Any] = {"images": len(readable), "faces": sum(int(match.wanted.sum()) for match in matches)}
+    if metrics["faces"]:
+        metrics = {"ap50": average_precision([each.scores for each in of_images], matches), **metrics}
     if landmarks := landmark_metrics(of_images, targets, matches):
         metrics["landmarks"] = landmarks
     curves = {}
     if official is not None:
         seen = [faces for faces, (detections, _, _) in zip(official, found, strict=False) if detections is not None]
-        curves = wider_curves(of_images, seen)
-        metrics["wider"] = {setting: curve.ap for setting, curve in curves.items()}
+        with_faces = {setting for faces in seen for setting, kept in faces.kept.items() if kept.any()}
+        curves = {setting: curve for setting, curve in wider_curves(of_images, seen).items() if setting in with_faces}
+        if curves:
+            metrics["wider"] = {setting: curve.ap for setting, curve in curves.items()}
     return Evaluation(metrics, of_images, targets, matches, curves, faults)
 
 

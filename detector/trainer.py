@@ -56,6 +56,8 @@ class Loader(Protocol):
 class PhotoSet(Protocol):
     """Labelled photos to measure on."""
 
+    @property
+    def num_faces(self) -> int: ...
     def __len__(self) -> int: ...
     def photos(self, indices: Sequence[int] | None = None) -> Iterator[Photo]: ...
 
@@ -249,7 +251,8 @@ class Trainer:
         evaluation = None
         if self.val_set is not None and (epoch % self.config.train.validate_every == 0 or epoch == epochs):
             evaluation = self._validate(self.val_set, stop)
-            row |= {"ap50": evaluation.metrics["ap50"], **evaluation.metrics.get("wider", {})}
+            row |= {name: evaluation.metrics[name] for name in ("ap50",) if name in evaluation.metrics}
+            row |= evaluation.metrics.get("wider", {})
         self.faults.share()
         if any_process(stop.requested):
             return
@@ -290,9 +293,10 @@ class Trainer:
         return self.model if self.average is None else self.average.module
 
     def _keep_best(self, row: Row) -> None:
-        """best.pth has the highest AP50, or without validation the lowest loss."""
-        measure, sign = ("total", -1) if self.val_set is None else ("ap50", 1)
-        if measure in row and (not self.best or sign * row[measure] > sign * self.best[measure]):
+        """best.pth has the highest AP50, or the lowest loss without faces to validate on."""
+        by_loss = self.val_set is None or not self.val_set.num_faces
+        measure, sign = ("total", -1) if by_loss else ("ap50", 1)
+        if measure in row and (measure not in self.best or sign * row[measure] > sign * self.best[measure]):
             self.best = {"epoch": row["epoch"], measure: row[measure]}
             if is_main():
                 write_checkpoint(self.output / "best.pth", {**self._model_state(self.measured_model), **self.best})

@@ -72,18 +72,17 @@ def threshold_metrics(
     detections: Sequence[Detections], matches: Sequence[Matches], *, confidence: float
 ) -> dict[str, float]:
     """What a user sees who is shown the detections that reach a confidence: precision, recall and F1 at IoU 0.5, and false positives
-    an image. What cannot be said, such as the precision of nothing, is absent."""
+    an image. What cannot be said, such as the precision of nothing, is absent; of images without
+    faces only the false positives can."""
     found = np.concatenate([match.found[each.scores >= confidence] for each, match in zip(detections, matches, strict=True)])
     right, wrong = int((found >= 0).sum()), int((found == -1).sum())
     faces = sum(int(match.wanted.sum()) for match in matches)
     metrics = {"confidence": confidence, "false_positives_per_image": wrong / len(matches)}
+    if not faces:
+        return metrics
     if right + wrong:
         metrics["precision"] = right / (right + wrong)
-    if faces:
-        metrics["recall"] = right / faces
-    if faces or right + wrong:
-        metrics["f1"] = 2 * right / (right + wrong + faces)
-    return metrics
+    return {**metrics, "recall": right / faces, "f1": 2 * right / (right + wrong + faces)}
 
 
 def size_metrics(detections: Sequence[Detections], targets: Sequence[Target], matches: Sequence[Matches]) -> dict[str, dict[str, float]]:
