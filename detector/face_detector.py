@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, overload
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeGuard, overload
 
 import cv2
 import numpy as np
@@ -68,21 +68,34 @@ class FaceDetector:
         return cls(load_model(path).to(pick_device(device)), config)
 
     @overload
-    def __call__(self, images: Image) -> Detections: ...
+    def __call__(self, images: Image) -> Detections: ...    # type: ignore[overload-overlap]
     @overload
-    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
-        """The faces in one image (H,W,3) uint8 BGR, or in each image of a list."""
-        return self.detect([images])[0] if isinstance(images, np.ndarray) else self.detect(images)
+    def __call__(self, images: Iterable[Image]) -> list[Detections]: ...
+    def __call__(self, images: Image | Iterable[Image]) -> Detections | list[Detections]:
+        """Find the faces in one image (H,W,3) uint8 BGR, or in each image of an iterable.
 
-    def detect(self, images: Sequence[Image]) -> list[Detections]:
+        An array (N,H,W,3) is N images. Boxes may reach beyond the image (see Detections.clipped).
+        ValueError that says how to make an image of anything else.
+        """
+        if _holds_images(images):
+            return self.detect(images)
+        _check(images)
+        return self.detect([images])[0]    # type: ignore[list-item]
+
+    def detect(self, images: Iterable[Image]) -> list[Detections]:
         """The faces in each of some images (H,W,3) uint8 BGR of any sizes, in pixels of that image.
 
-        Images that the network is shown in equal sizes share a batch; on a CPU a light network looks at them side by side instead.
-        Boxes may reach beyond the image's border, where a face does. ValueError for an array that is no such image.
+        Images that the network is shown in equal sizes share a batch; on a CPU a light network
+        looks at them side by side instead. Boxes may reach beyond the image's border, where a face
+        does; `Detections.clipped` cuts them off. ValueError for what is no such image, which says
+        what was found and how to make one of it.
         """
-        for image in images:
-            _check(image)
+        if not _holds_images(images):
+            _check(images)
+            images = [images]    # type: ignore[list-item]
+        images = list(images)    # a generator too
+        for number, image in enumerate(images, start=1):
+            _check(image, place=f" as image {number} of {len(images)}" if len(images) > 1 else "")
         views = [self._views(image.shape[1], image.shape[0]) for image in images]
         one_by_one, beside = self._batches(views)
 
@@ -153,9 +166,52 @@ class FaceDetector:
         return torch.tensor(nms(dets, self.config.nms), dtype=torch.int64)
 
 
-def _check(image: Image) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(f"expected an image (H,W,3) of uint8 with an area, found {image.shape} of {image.dtype}")
+def _holds_images(value: object) -> TypeGuard[Iterable[Image]]:
+    """Return True for a list, generator or array of several images."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 4
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | Tensor)
+
+
+def _check(image: object, *, place: str = "") -> None:
+    """ValueError for what is no image, which says what it is and how to make an image of it."""
+    kind = type(image)
+    name = f"{'an' if kind.__name__[0] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+    if isinstance(image, np.ndarray):
+        is_image = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+        if is_image and image.size:
+            return
+        found = f"{image.shape} of {image.dtype}"
+        advice = "cv2.imread gives such an image"
+        if 0 in image.shape:
+            advice = "it has no pixels"
+        elif image.dtype != np.uint8:
+            advice = "make its values 0 to 255 and convert it with image.astype(np.uint8)"
+        elif image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+            advice = "convert a gray image with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
+        elif image.ndim == 3 and image.shape[2] == 4:
+            advice = "convert an image with alpha with cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)"
+        elif image.ndim == 3 and image.shape[0] == 3:
+            advice = "move its channels to the end with image.transpose(1, 2, 0)"
+        elif image.ndim == 4:
+            advice = "give a batch as it is, not in a list"
+    elif image is None:
+        found, advice = "None", "cv2.imread returns None for a file that it cannot read"
+    elif isinstance(image, str | PurePath):
+        found, advice = name, "read the image first, with cv2.imread(path)"
+    elif isinstance(image, bytes):
+        found = "bytes"
+        advice = "decode them first: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)"
+    elif isinstance(image, Tensor):
+        found = f"a torch tensor {tuple(image.shape)} of {image.dtype}"
+        advice = "for RGB (3,H,W) uint8 use image.permute(1, 2, 0).flip(2).cpu().numpy()"
+    elif kind.__module__.startswith("PIL."):
+        found, advice = "a PIL image", 'use np.asarray(image.convert("RGB"))[:, :, ::-1]'
+    else:
+        found, advice = name, "cv2.imread gives such an image"
+    raise ValueError(
+        f"expected an image (H,W,3) of uint8 with an area, found {found}{place}: {advice}"
+    )
 
 
 def show(image: Image, view: View, *, fill: tuple[int, int, int]) -> Image:

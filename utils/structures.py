@@ -102,6 +102,17 @@ class Detections:
         landmarks = None if self.landmarks is None else self.landmarks[keep]
         return Detections(self.boxes[keep], self.scores[keep], landmarks, None if self.masks is None else self.masks[keep])
 
+    def clipped(self, width: int, height: int) -> Detections:
+        """Return a copy whose boxes and landmarks lie within an image of width x height pixels.
+
+        A box that lies wholly outside has no area then. Masks are left out, since a mask belongs to
+        its whole box.
+        """
+        size = np.array([width, height], np.float32)
+        boxes = np.clip(self.boxes, 0, np.tile(size, 2))
+        landmarks = None if self.landmarks is None else np.clip(self.landmarks, 0, size)
+        return Detections(boxes, self.scores.copy(), landmarks)
+
     def scaled(self, factor: float) -> Detections:
         """The same faces in an image `factor` times as large."""
         return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor, self.masks)
