@@ -32,11 +32,14 @@ JPEG_START = b"\xff\xd8"
 HEADER_BYTES = 2**16    # where nearly every JPEG has its size
 READERS = 4    # threads that read photos
 REDUCTIONS = (8, 4, 2)    # that a JPEG can be decoded at
+# Images tried in place of one that cannot be read: enough for a set of which 2 % can be read, and few
+# enough to end soon if the folder has gone.
+REPLACEMENTS = 1000
 
 
 class Sample(NamedTuple):
-    """One training image (3,S,S) uint8, its faces in pixels of it, its file, what was wrong with images that it stands in for, and
-    how many of its boxes reached beyond the photo."""
+    """One training image (3,S,S) uint8, its faces in pixels of it, its file, what was wrong with the
+    image asked for if this one replaces it, and how many of its boxes reached beyond the photo."""
 
     image: Tensor
     target: Target
@@ -226,24 +229,30 @@ class FaceDataset(Dataset[Sample]):
         parts = [self._readable_view(each, rng, size=int(size)) for each, size in zip((index, *others), sizes, strict=True)]
         view = mosaic([part.view for part in parts], columns=columns, rows=rows, min_visible=self.augmentation.min_visible)
         view = view._replace(faces=ignore_smaller(view.faces, self.augmentation.ignore_smaller))    # cut at a border they may be small now
-        faults = tuple(fault for part in parts for fault in part.faults)
-        return _Found(view, parts[0].photo, faults, parts[0].outside)
+        # The other photos are reported where they are the ones asked for.
+        return _Found(view, parts[0].photo, parts[0].faults, parts[0].outside)
 
     def _readable_view(self, index: int, rng: np.random.Generator, *, size: int) -> _Found:
-        """A view of the photo, `size` pixels a side, or of the next one that can be read.
+        """Return a view of the photo, `size` pixels a side, or of another drawn at random if it cannot be read.
 
-        A damaged file must not stop a run of days, nor shift labels.
+        A damaged file must not stop a run of days, nor shift labels. A replacement at random spreads
+        a gap of missing files over the whole set; the next image would take the place of all of them.
         """
-        faults: list[str] = []
-        for other in [*range(index, len(self)), *range(index)]:
+        try:
+            view, outside = self._view(index, rng, size=size)
+            return _Found(view, index, (), outside)
+        except (FileNotFoundError, ValueError) as error:
+            problem = str(error)
+        others = rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)
+        for other in map(int, others):
+            if other == index:
+                continue
             try:
-                view, outside = self._view(other, rng, size=size)
-            except (FileNotFoundError, ValueError) as error:
-                faults.append(str(error))
-            else:
-                # A stand-in counts its own boxes in its own place.
-                return _Found(view, other, tuple(faults), 0 if faults else outside)
-        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
+                view, _ = self._view(other, rng, size=size)    # its boxes are counted where it is the one asked for
+            except (FileNotFoundError, ValueError):    # reported where it is the one asked for
+                continue
+            return _Found(view, other, (problem,), 0)
+        raise ValueError(f"no image readable of {len(others)}: {problem}; data.images names their folder")
 
     def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[View, int]:
         """A random view of a photo with its faces, and how many of its boxes reach beyond it."""

@@ -111,7 +111,7 @@ def test_boxes_without_area_are_dropped_with_one_warning_and_boxes_outside_clipp
         assert dataset[epoch, 0].outside == 1
 
 
-def test_unreadable_image_is_named_and_replaced_by_the_next(tmp_path: Path) -> None:
+def test_unreadable_image_is_named_and_replaced_by_another(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n1 1 9 9\n# 2.png\n2 2 9 9\n", ["1.png", "2.png"])
     (tmp_path / "images" / "2.png").write_bytes(b"no picture")
     dataset = FaceDataset([label], DataConfig(size=32))
