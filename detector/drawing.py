@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 
 from detector.face_detector import FaceDetector
+from utils.animation import count_frames
 from utils.arrays import Image
-from utils.images import read_image, write_image
+from utils.images import decode_image, read_file, write_image
 from utils.predictions import write_predictions
 from utils.structures import Detections
 from utils.threads import batched, run_ahead
@@ -53,8 +55,13 @@ def draw_photos(
     """
 
     def read(number: int) -> Picture:
+        photo = jobs[number].photo
         try:
-            return Picture(number, read_image(jobs[number].photo, turn=True))
+            encoded = read_file(photo)
+            image = decode_image(encoded, photo, turn=True)
+            if (frames := count_frames(encoded)) > 1:
+                warnings.warn(f"{photo}: only the first of {frames:,} frames is used", stacklevel=2)
+            return Picture(number, image)
         except (FileNotFoundError, ValueError) as error:
             return Picture(number, None, fault=str(error))
 
