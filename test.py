@@ -21,7 +21,7 @@ from detector.finder import Finder
 from detector.weights import SHIPPED, describe_weights
 from utils.average_precision import size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
-from utils.files import whole_file
+from utils.files import concerns_one_file, whole_file
 from utils.image_header import have_many_sizes
 from utils.images import write_image
 from utils.landmark_eval import FAILURE, landmark_errors
@@ -96,6 +96,8 @@ def check_combination(arguments: argparse.Namespace) -> None:
     """ValueError for arguments that do not go together."""
     if sum(map(bool, (arguments.sources, arguments.labels, arguments.predictions))) != 1:
         raise ValueError("expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ValueError(f"--output {arguments.output}: expected a folder, found a file")
     if arguments.images and not arguments.labels:
         raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
     if arguments.show and not arguments.sources:
@@ -136,12 +138,18 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     ):
         listing = Listing(file, sheet_images=FIRST_IMAGES, side=SHEET_CELL)
         names = FreeNames()
+        unwritten: list[str] = []
 
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
             listing.add(photo.path, photo.image, detections.above(test.draw_confidence), target=photo.target)
             path = prediction_path(output / "predictions", photo.name)
-            write_predictions(names.claim(path.with_suffix(""), path.suffix), detections)
+            try:
+                write_predictions(names.claim(path.with_suffix(""), path.suffix), detections)
+            except OSError as error:
+                if not concerns_one_file(error):
+                    raise
+                unwritten.append(str(error))
             bar.update()
 
         evaluation = evaluate(detector.detect, dataset.photos(), see=see, official=official)
@@ -160,7 +168,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     metrics = {**evaluation.metrics, **more_metrics(evaluation, draw_confidence=test.draw_confidence), "settings": settings}
     write_metrics(metrics, output)
     print(summary(metrics))
-    return finish(evaluation.faults, output)
+    return finish([*evaluation.faults, *unwritten], output)
 
 
 def load_detector(weights: str, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:

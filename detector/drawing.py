@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from detector.face_detector import FaceDetector
 from utils.animation import count_frames
 from utils.arrays import Image
+from utils.files import concerns_one_file
 from utils.images import decode_image, read_file, write_image
 from utils.predictions import write_predictions
 from utils.structures import Detections
@@ -21,8 +21,6 @@ from utils.video import VideoReader, VideoWriter
 from utils.visualize import draw_detections
 
 THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))    # that read photos, and as many that draw and write them
-# What makes every further file fail too; the rest is wrong with one file, such as with its name.
-FATAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 AT_A_TIME, PIXELS_AT_A_TIME = 16, 2**25    # that are read ahead and handed to the detector
 
 
@@ -74,7 +72,7 @@ def draw_photos(
             write_predictions(job.predictions, found.detections)
             write_image(job.drawing, picture.drawn)
         except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
+            if isinstance(error, OSError) and not concerns_one_file(error):
                 raise
             job.predictions.unlink(missing_ok=True)
             return Picture(picture.number, None, fault=str(error))

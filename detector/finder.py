@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detector.drawing import Job, Picture, draw_photos, draw_video
 from detector.face_detector import FaceDetector
+from utils.files import concerns_one_file
 from utils.listing import Listing
 from utils.predictions import prediction_path
 from utils.progress import progress
@@ -99,7 +100,9 @@ class Finder:
                 )
                 if not reader.frames:
                     raise ValueError(reader.fault)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and not concerns_one_file(error):
+                raise
             if not reader.frames:
                 return [] if self.ended else [str(reader.fault)]
             return [f"{source}: {error}"]    # the drawing cannot be written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import RunScript
 from test_detect import files, lines, write_ground_truth
+from test_video import make_video
 
 from utils.images import read_image, write_image
 from utils.predictions import read_predictions
@@ -75,6 +77,35 @@ def test_names_that_are_long_or_no_unicode_cost_nothing(
     assert len(read_predictions(saved)) > 0
     result = run("test", photos / f"{odd}.jpg", *words, "--output", tmp_path / "one")
     assert result.code == 0 and "caf\\udce9.jpg, " in result.out
+
+
+def test_names_that_the_disk_refuses_cost_nothing_else(
+    drawn_set: Path,
+    tmp_path: Path,
+    untrained: Path,
+    run: RunScript,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_video(tmp_path / "0003.mp4", frames=2)
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if "0003" in path.name:
+            raise OSError(errno.EILSEQ, "Invalid or incomplete multibyte character", str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    images = drawn_set.parent / "images"
+    sources = [images, tmp_path / "0003.mp4"]
+    result = run("test", *sources, "--weights", untrained, "--output", tmp_path / "out")
+    assert result.code == 1 and len(result.err.splitlines()) == 2
+    assert "left out: " in result.err and "0003.txt: cannot be written: Invalid" in result.err
+    assert "0003.mp4: cannot be written: Invalid" in result.err
+    assert len(lines(tmp_path / "out")) == 11 + 2
+    words = ["--weights", untrained, "--output", tmp_path / "scored"]
+    result = run("test", "--labels", drawn_set, *words)
+    assert result.code == 1 and "0003.txt: cannot be written: Invalid" in result.err
+    assert json.loads((tmp_path / "scored" / "metrics.json").read_text())["images"] == 12
 
 
 def test_pictures_of_others_are_never_replaced(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +10,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
+# That every other file meets too.
+DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EPIPE,
+}  # fmt: skip
 UNFINISHED = ".unfinished-"    # how the folders begin in which files are written
 # What systems and tools put into folders of images, besides what begins with a dot.
 HIDDEN_NAMES = {
@@ -39,6 +44,11 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left in a folder, into which nobody else may be writing."""
     for left in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def concerns_one_file(error: OSError) -> bool:
+    """Return True if a file cannot be written, for example for its name, and others still can."""
+    return error.errno not in DISK_ERRORS
 
 
 @contextmanager

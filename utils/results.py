@@ -76,7 +76,8 @@ def stale_results_removed(
     before: dict[Path, tuple[int, int]] = {}
     if any((folder / name).is_file() for name in FINISHED):
         paths = [folder / name for name in names]
-        if predictions:
+        # Where there is no list of detections, others may have saved these.
+        if predictions and (folder / "detections.jsonl").is_file():
             paths += files_below(folder / "predictions", {".txt"})
         before = {path: _version(path) for path in paths if path.is_file()}
     yield
