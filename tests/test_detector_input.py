@@ -54,7 +54,6 @@ def detector() -> FaceDetector:
         (np.stack([IMAGE / 255] * 2), "found (40, 60, 3) of float64 as image 1 of 2: make its"),
         ([np.stack([IMAGE] * 2)], "found (2, 40, 60, 3) of uint8: give a batch as it is"),
     ],
-    ids=str,
 )
 def test_what_is_no_image_is_named_with_a_remedy(
     value: Any, message: str, detector: FaceDetector

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,6 +110,26 @@ def test_hidden_files_are_no_sources_and_other_kinds_are_counted(
         ValueError, match=r"no images or videos in this folder; found 3 files of ot"
     ):
         find(photos)
+
+
+def test_sub_folder_that_cannot_be_read_costs_nothing_else(
+    tmp_path: Path, untrained: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "private/b.png"):
+        write_image(tmp_path / "photos" / name, PHOTO)
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    words = ["--weights", untrained, "--output", tmp_path / "out"]
+    result = run("test", tmp_path / "photos", *words)
+    assert result.code == 1
+    assert "left out: " in result.err and "photos/private: cannot" in result.err
+    assert [Path(row["source"]).name for row in lines(tmp_path / "out")] == ["a.png"]
 
 
 @pytest.mark.parametrize(

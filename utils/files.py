@@ -96,17 +96,25 @@ def is_hidden(path: PurePath) -> bool:
     )
 
 
-def files_below(folder: Path, suffixes: Collection[str] | None) -> list[Path]:
+def files_below(
+    folder: Path,
+    suffixes: Collection[str] | None,
+    *,
+    unreadable: list[Path] | None = None,
+) -> list[Path]:
     """List the files below a folder that have one of these suffixes (`.txt`) in any case, by name.
 
     With None as suffixes, all files. Links to folders are followed; hidden files and folders are
-    left out (see `is_hidden`). ValueError that names a sub-folder that cannot be read; a folder
-    that does not exist has no files.
+    left out (see `is_hidden`). ValueError that names a sub-folder that cannot be read, unless there
+    is a list `unreadable` to add it to; a folder that does not exist has no files.
     """
 
     def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError):
+            return
+        if unreadable is None:
             raise ValueError(f"{error.filename}: cannot read this folder: {error.strerror}")
+        unreadable.append(Path(error.filename))
 
     files: list[Path] = []
     visited: set[str] = set()

@@ -80,12 +80,15 @@ def find_sources(word: str, *, exclude: Path) -> Iterator[Source]:
 
 
 def _sources_in(folder: Path, exclude: Path) -> Iterator[Source]:
-    files = files_below(folder, None)
+    unreadable: list[Path] = []
+    files = files_below(folder, None, unreadable=unreadable)
     if folder.resolve() in exclude.resolve().parents:
         files = [file for file in files if exclude.resolve() not in file.resolve().parents]
     is_source = {file: file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES for file in files}
     others = _count_kinds(file for file in files if not is_source[file])
-    if not any(is_source.values()):
+    # As a source it is listed with the reason when it is read, and the rest is done.
+    yield from (Source(path, path.relative_to(folder), is_image=True) for path in unreadable)
+    if not any(is_source.values()) and not unreadable:
         found = f"; found {others}" if others else "; expected files such as .jpg, .png or .mp4"
         raise ValueError(f"{folder}: no images or videos in this folder{found}")
     if others:
