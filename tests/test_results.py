@@ -131,6 +131,23 @@ def test_pictures_of_others_are_never_replaced(
     assert run("test", "sub/b.png", *common).code == 0
 
 
+def test_videos_of_others_are_never_replaced(
+    tmp_path: Path, untrained: Path, run: RunScript
+) -> None:
+    make_video(tmp_path / "clip.mp4", frames=2)
+    make_video(tmp_path / "sub" / "clip.mp4", frames=3)
+    make_video(tmp_path / "sub" / "other.avi.mp4", frames=3).rename(tmp_path / "sub" / "other.avi")
+    before = (tmp_path / "clip.mp4").read_bytes()
+    words = ["--weights", untrained, "--output", tmp_path]
+    for _ in range(2):    # the second time in a folder with results
+        complaint = run("test", tmp_path / "sub" / "clip.mp4", *words).complaint
+        assert f"would replace {tmp_path / 'clip.mp4'}, which no earlier run drew" in complaint
+        assert run("test", tmp_path / "sub" / "other.avi", *words).code == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+    (tmp_path / "detections.jsonl").write_text("[]\nno JSON")
+    assert run("test", tmp_path / "sub" / "other.avi", *words).code == 2
+
+
 def test_drawings_of_a_run_that_was_killed_are_replaced(
     tmp_path: Path, untrained: Path, run: RunScript
 ) -> None:

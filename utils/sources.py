@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import warnings
@@ -163,4 +164,10 @@ def _is_drawing(target: Path, output: Path, source: Source) -> bool:
     """Return True for what an earlier run drew: it then also saved what it detected."""
     if source.is_image:
         return prediction_path(output / "predictions", target.relative_to(output)).is_file()
-    return (output / "detections.jsonl").is_file()
+    try:
+        with open(output / "detections.jsonl", encoding="utf-8") as file:
+            rows = map(json.loads, file)
+            drawn = {row["source"] for row in rows if row["frame"] is not None}
+    except (OSError, ValueError, KeyError, TypeError):    # of no run of ours
+        return False
+    return str(source) in drawn or source.name.stem in {Path(name).stem for name in drawn}
