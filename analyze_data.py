@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from config import PRESETS, Config, load_config
 from data.analysis import RESULT_FILES, Analysis, LabelledSet
-from data.checks import ACTIONS, LEFT_OUT, find_faults, inspect_images, repair
+from data.checks import ACTIONS, IMAGE_LEFT_OUT, LEFT_OUT, find_faults, inspect_images, repair
 from data.coverage import Priors
-from data.labels import LABEL_FOLDERS, read_labels, read_sizes, write_labels
-from data.records import FaceRecord, Fault, image_folder, raise_fault
+from data.labels import LABEL_FOLDERS, advise_on_images, image_folders, read_labels, read_sizes, write_labels
+from data.records import WARNINGS, FaceRecord, Fault, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
 from utils.results import check_replaceable
@@ -80,24 +80,28 @@ def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> Lab
     ValueError where a folder that was named is missing, or no image has a size.
     """
     config: Config = arguments.config
-    images = config.data.images
-    if images is not None and not Path(images).is_dir():
-        raise ValueError(f"{images}: no such folder of images")
+    for folder in config.data.images:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder}: no such folder of images")
+    folders = image_folders(arguments.labels, config.data.images)
     named = read_sizes(arguments.sizes) if arguments.sizes else {}
     faults: list[Fault] = []
     complain = faults.append if lenient else raise_fault
-    files = {path: read_labels(path, config=config.data, sizes=named, complain=complain) for path in arguments.labels}
-    labelled = LabelledSet(files, images, faults)
+    files = {
+        path: read_labels(path, config=config.data, images=images, sizes=named, complain=complain)
+        for path, images in zip(arguments.labels, folders, strict=True)
+    }
+    labelled = LabelledSet(files, faults)
     records = labelled.records
     labelled.sizes = {index: record.size for index, record in enumerate(records) if record.size is not None}
     labelled.sizes.update({index: named[record.path] for index, record in enumerate(records) if record.path in named})
     if named and records and not labelled.sizes:
         raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
     if look:
-        present = {folder for folder in {image_folder(record, images) for record in records} if folder.is_dir()}
-        wanted = [index for index, record in enumerate(records) if image_folder(record, images) in present]
+        present = {folder for folder in {record.folder for record in records} if Path(folder).is_dir()}
+        wanted = [index for index, record in enumerate(records) if record.folder in present]
         seen = tqdm(
-            inspect_images([records[index] for index in wanted], images), total=len(wanted), unit="image", disable=None, leave=False
+            inspect_images([records[index] for index in wanted]), total=len(wanted), unit="image", disable=None, leave=False
         )
         labelled.inspections = dict(zip(wanted, seen, strict=True))
         labelled.sizes.update({index: each.size for index, each in labelled.inspections.items() if each.size is not None})
@@ -106,32 +110,37 @@ def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> Lab
 
 def check(labelled: LabelledSet) -> int:
     """Print all faults, and how many there are of each kind; how many there are."""
-    findings = find_faults(labelled.records, images=labelled.images, inspections=labelled.inspections, sizes=labelled.sizes)
+    findings = find_faults(labelled.records, inspections=labelled.inspections, sizes=labelled.sizes)
     faults = [*labelled.faults, *(finding.fault for finding in findings)]
     for fault in faults:
         print(one_line(str(fault)))
     counts = Counter(fault.reason for fault in faults)
-    images = f"{count_of(len(labelled.records), 'image')}, {len(labelled.inspections):,} of them opened"
+    readable = sum(each.size is not None for each in labelled.inspections.values())
+    images = f"{count_of(len(labelled.records), 'image')}, {readable:,} of them opened"
     print(f"{count_of(len(faults), 'fault')} in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
-    if labelled.records and not labelled.inspections:
-        folders = {str(image_folder(record, labelled.images)) for record in labelled.records}
-        print(f"the images were not checked: no folder {' or '.join(sorted(folders)[:3])}; --images names it")
-    return len(faults)
+    if labelled.records and not readable:
+        print(f"no image could be opened: {advise_on_images(list(labelled.files))}")
+    return len(faults) or int(bool(labelled.records) and not readable)
 
 
-def fix(labelled: LabelledSet, path: Path) -> None:
-    """Write a repaired label, and a list of what was changed."""
+def fix(labelled: LabelledSet, path: Path) -> int:
+    """Write a repaired label, and a list of what was changed; how many images a lost face left out."""
     check_target(labelled, path, option="--fix")
-    records, changes = repair(labelled.records, images=labelled.images, inspections=labelled.inspections, sizes=labelled.sizes)
-    changes = [f"{fault}; {ACTIONS.get(fault.reason, LEFT_OUT)}" for fault in labelled.faults] + changes
+    records, changes = repair(labelled.records, inspections=labelled.inspections, sizes=labelled.sizes)
+    changes = [
+        *(f"{fault}; {ACTIONS.get(fault.reason, LEFT_OUT)}" for fault in labelled.faults),
+        *(f"{line}; {IMAGE_LEFT_OUT}" for line in images_without_size(labelled)),
+        *changes,
+    ]
     if not records:
-        raise ValueError(f"--fix {path}: no image is left: {changes[0]}")
+        raise ValueError(f"--fix {path}: no image is left: {changes[0] if changes else 'none was read'}")
     write_labels(records, path)
     listed = changes_path(path)
     with whole_file(listed) as partial:
         partial.write_text("".join(one_line(change) + "\n" for change in changes), encoding="utf-8", errors="backslashreplace")
     print(f"written {path}: {extent_of(records)}; {count_of(len(changes), 'change')}, listed in {listed}")
     tell_of_target(labelled, path)
+    return sum(record.incomplete for record in labelled.records)
 
 
 def changes_path(path: Path) -> Path:
@@ -139,14 +148,29 @@ def changes_path(path: Path) -> Path:
     return path.with_name(path.name + ".changes.txt")
 
 
-def convert(labelled: LabelledSet, path: Path) -> None:
-    """Write the labels as a RetinaFace label.txt; ValueError where a line of them cannot be read."""
-    if labelled.faults:
-        raise ValueError(f"--convert {path}: {labelled.faults[0]}; --fix leaves such lines out")
+def convert(labelled: LabelledSet, path: Path) -> int:
+    """Write the labels as a RetinaFace label.txt; how many images are left out, for their size and so
+    their faces are not known. ValueError where a line cannot be read, or none is left."""
+    faults = [fault for fault in labelled.faults if fault.reason not in WARNINGS]
+    if faults:
+        raise ValueError(f"--convert {path}: {faults[0]}; --fix leaves such images out")
     check_target(labelled, path, option="--convert")
-    write_labels(labelled.records, path)
-    print(f"written {path}: {extent_of(labelled.records)}")
+    records = [record for record in labelled.records if not record.incomplete]
+    lost = [f"{line}; {IMAGE_LEFT_OUT}" for line in images_without_size(labelled)]
+    if not records:
+        raise ValueError(f"--convert {path}: no image is left: {lost[0]}")
+    write_labels(records, path)
+    list_faults(lost)
+    print(f"written {path}: {extent_of(records)}" + (f"; {count_of(len(lost), 'image')} left out" if lost else ""))
     tell_of_target(labelled, path)
+    return len(lost)
+
+
+def images_without_size(labelled: LabelledSet) -> list[str]:
+    """A line on each image whose faces are fractions of a size that is not known."""
+    with_fault = {fault.source for fault in labelled.faults}
+    lost = [record for record in labelled.records if record.incomplete and record.source not in with_fault]
+    return [f"{record.place}: the size of {record.path} is not known, and so are its faces" for record in lost]
 
 
 def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
@@ -162,7 +186,7 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
             folders = {Path(record.source).parent.resolve() for record in records}
             if folders & set(path.resolve().parents):
                 raise ValueError(f"{option} {path}: would be taken for one of the label files in {given}; name a file elsewhere")
-    folders = {image_folder(record, labelled.images).resolve() for record in labelled.records}
+    folders = {Path(record.folder).resolve() for record in labelled.records}
     if len(folders) > 1:
         listed = ", ".join(sorted(map(str, folders))[:3])
         raise ValueError(f"{option} {path}: one label has one image folder, found {listed}; write one file for each")
@@ -174,7 +198,7 @@ def tell_of_target(labelled: LabelledSet, path: Path) -> None:
     if ignored:
         told = count_of(ignored, "ignored face")
         print(f"analyze_data.py: {told} written like the others: a RetinaFace label cannot mark them", file=sys.stderr)
-    folder = image_folder(labelled.records[0], labelled.images)
+    folder = Path(labelled.records[0].folder)
     if folder.resolve() != (path.parent / "images").resolve():
         print(f"its images lie in {folder}: use it with data.images={folder}")
 
@@ -232,7 +256,7 @@ def list_faults(faults: Iterable[str]) -> None:
     for fault in listed[:LISTED_FAULTS]:
         print(f"analyze_data.py: {fault}", file=sys.stderr)
     if len(listed) > LISTED_FAULTS:
-        print(f"analyze_data.py: and {len(listed) - LISTED_FAULTS:,} more images that cannot be read", file=sys.stderr)
+        print(f"analyze_data.py: and {len(listed) - LISTED_FAULTS:,} more images", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,9 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     labelled = read_set(arguments, lenient=checking, look=checking or (not other_work and not arguments.sizes))
     faults = check(labelled) if arguments.check else 0
     if arguments.fix is not None:
-        fix(labelled, arguments.fix)
+        faults += fix(labelled, arguments.fix)
     if arguments.convert is not None:
-        convert(labelled, arguments.convert)
+        faults += convert(labelled, arguments.convert)
     if arguments.show_augmented is not None:
         unreadable = show_augmented(arguments)
         list_faults(unreadable)

@@ -39,8 +39,10 @@ class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
     ground_truth: str | None = None    # folder of wider_{easy,medium,hard}_val.mat: validation on WIDER val gives these figures too
-    images: str | None = None    # the folder of their images; none: images/ beside each label file
+    # The folder of their images, or one for each label file of train, then of val; none: found by the usual layouts, see README.
+    images: tuple[str, ...] = ()
     format: Literal["auto", "retinaface", "wider", "labelv2", "coco", "voc", "yolo", "pennfudan"] = "auto"    # auto: by their form
+    voc_origin: int = setting(0, low=0, high=1)    # 1 where VOC's corners count from 1: takes 1 off the top left one; tools differ
     split_seed: int = setting(0, low=0)    # shuffles a Penn-Fudan set before it is split into FOLDER:train and FOLDER:test
     classes: tuple[str, ...] = ()    # those that are faces, in COCO, VOC and YOLO; none: `face` where there is one, or the only one
     ignore_invalid: bool = False    # faces marked invalid (WIDER) or difficult (VOC): ignored instead of learnt; published: learnt
@@ -166,7 +168,8 @@ class Config:
 
 # How label files are read, in training and in testing.
 LABEL_SETTINGS = (
-    "data.images", "data.format", "data.split_seed", "data.classes", "data.ignore_invalid", "data.ignore_blurred", "data.ignore_smaller",
+    "data.images", "data.format", "data.voc_origin", "data.split_seed", "data.classes", "data.ignore_invalid",
+    "data.ignore_blurred", "data.ignore_smaller",
 )    # fmt: skip
 
 # resnet50 and mobilenet0.25 are what was published for the PyTorch RetinaFace, so that its weights and figures carry over.
@@ -299,7 +302,7 @@ def _check(config: Config, source: str) -> None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such settings file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:

@@ -23,6 +23,7 @@ import yaml
 from config import LABEL_SETTINGS, PRESETS, Config, ModelConfig, TrainConfig, from_dict, load_config, to_dict
 from data.dataset import FaceDataset
 from data.ground_truth import faces_of_images, read_ground_truth
+from data.labels import image_folders
 from data.loader import FaceLoader
 from data.synthetic import draw_set
 from detector.backbone import IMAGENET_MEAN, IMAGENET_STD
@@ -211,7 +212,9 @@ def make_datasets(
         val = val or (str(output / "data" / "val" / "label.txt"),)
     if not train:
         raise ValueError("data.train: expected label files, found none; see --preset demo, or data.train=widerface/train/label.txt")
-    train_set, val_set = make_dataset(train, config), make_dataset(val, config) if val else None
+    folders = image_folders((*train, *val), config.data.images)
+    train_set = make_dataset(train, config, images=folders[: len(train)])
+    val_set = make_dataset(val, config, images=folders[len(train) :]) if val else None
     if not train_set.num_faces:
         raise ValueError(no_face("data.train", train, train_set))
     if val_set is not None and not val_set.num_faces:
@@ -234,11 +237,11 @@ def official_faces(val_set: FaceDataset | None, folder: str | None) -> list[Offi
     return faces_of_images(val_set.imgs_path, read_ground_truth(folder), source="data.ground_truth")
 
 
-def make_dataset(labels: Sequence[str], config: Config) -> FaceDataset:
-    """The images of some label files; ValueError where none of them can be read."""
+def make_dataset(labels: Sequence[str], config: Config, *, images: Sequence[str | None]) -> FaceDataset:
+    """The images of some label files, which lie in the folders `images`; ValueError where none of them can be read."""
     dataset = FaceDataset(
         labels,
-        config.data,
+        replace(config.data, images=tuple(folder for folder in images if folder is not None)),
         augmentation=config.augmentation,
         fill=config.model.mean if config.model.channel_order == "bgr" else config.model.mean[::-1],
         seed=config.train.seed,

@@ -32,10 +32,9 @@ RESULT_FILES = ("statistics.json", "report.html", "augmented.png", *PICTURES)
 
 @dataclass
 class LabelledSet:
-    """Some label files: their records in a row and by file, the faults of single lines, and what is known of the images by index."""
+    """Some label files: their records in a row and by file, the problems of single lines, and what is known of the images by index."""
 
     files: dict[str, list[FaceRecord]]
-    images: str | None
     faults: list[Fault] = field(default_factory=list)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     inspections: dict[int, Inspection] = field(default_factory=dict)
@@ -254,7 +253,7 @@ def draw_first_images(labelled: LabelledSet, path: Path) -> bool:
     drawn = []
     for record in labelled.records:
         try:
-            image = read_image(image_path(record, labelled.images), turn=False)
+            image = read_image(image_path(record), turn=False)
         except (FileNotFoundError, ValueError):
             continue
         cell, factor = fit_cell(image)

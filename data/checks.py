@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.labels import can_be_written
-from data.records import BOX, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_folder, image_path
+from data.records import BOX, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_path
 from utils.arrays import BoolArray
 from utils.image_header import UPRIGHT, parse_header
 from utils.images import decode_image, read_file
@@ -29,6 +29,14 @@ REPAIRS = 20    # rounds at most; a repair seldom uncovers another fault
 LEFT_OUT, IMAGE_LEFT_OUT = "left out", "image left out"
 ACTIONS = {
     "box without area": LEFT_OUT,
+    "box inside out": IMAGE_LEFT_OUT,    # there is a face, and nobody knows where
+    "malformed line": IMAGE_LEFT_OUT,
+    "not a number": IMAGE_LEFT_OUT,
+    "missing faces": IMAGE_LEFT_OUT,
+    "ambiguous image name": IMAGE_LEFT_OUT,
+    "unreadable mask": IMAGE_LEFT_OUT,
+    "image without a label": "taken as the warning says",
+    "unknown point names": "points left out",
     "duplicate box": LEFT_OUT,
     "box out of range": "clipped to the image",
     "point outside its box": "marked as not labelled",
@@ -61,10 +69,10 @@ class Inspection(NamedTuple):
     fault: tuple[str, str] | None
 
 
-def inspect_images(records: Sequence[FaceRecord], images: str | None) -> Iterable[Inspection]:
+def inspect_images(records: Sequence[FaceRecord]) -> Iterable[Inspection]:
     """Decode each record's image, on all cores, in their order."""
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(inspect_image, (image_path(record, images) for record in records))
+        yield from pool.map(inspect_image, (image_path(record) for record in records))
 
 
 def inspect_image(path: Path) -> Inspection:
@@ -81,22 +89,20 @@ def inspect_image(path: Path) -> Inspection:
 
 
 def find_faults(
-    records: Sequence[FaceRecord], *, images: str | None, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
+    records: Sequence[FaceRecord], *, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
 ) -> list[Finding]:
     """All faults of some records, by file and line. `inspections` by index, of the images that were opened, and `sizes` of as many as
     are known otherwise."""
     sizes = {**sizes, **{index: seen.size for index, seen in inspections.items() if seen.size is not None}}
-    findings = [*_image_faults(records, images, inspections), *_face_faults(records, sizes)]
+    findings = [*_image_faults(records, inspections), *_face_faults(records, sizes)]
     order = {source: number for number, source in enumerate(dict.fromkeys(record.source for record in records))}
     return sorted(findings, key=lambda finding: (order[finding.fault.source], finding.fault.line))
 
 
-def _image_faults(
-    records: Sequence[FaceRecord], images: str | None, inspections: Mapping[int, Inspection]
-) -> Iterable[Finding]:
+def _image_faults(records: Sequence[FaceRecord], inspections: Mapping[int, Inspection]) -> Iterable[Finding]:
     first: dict[tuple[Path, str], FaceRecord] = {}
     for index, record in enumerate(records):
-        place = _place(record, images)
+        place = _place(record)
         name = place[1]
         if name.startswith(("../", "/")) or name == ".." or re.match("[A-Za-z]:/", name):
             yield _of_image(record, index, "path outside the image folder", f"{record.path[:80]!r} leads out of the image folder")
@@ -106,16 +112,18 @@ def _image_faults(
             continue
         if place in first:
             before = first[place]
-            where = f"line {before.line}" if before.source == record.source else f"{before.source}:{before.line}"
+            where = before.place
+            if before.source == record.source and before.line:
+                where = f"{record.units[0]} {before.line}"
             yield _of_image(record, index, "image listed twice", f"{record.path[:80]!r} is listed in {where} already")
         first.setdefault(place, record)
         if index in inspections:
             yield from _inspection_faults(record, index, inspections[index])
 
 
-def _place(record: FaceRecord, images: str | None) -> tuple[Path, str]:
+def _place(record: FaceRecord) -> tuple[Path, str]:
     """The image folder of a record, and the one spelling of its path in that."""
-    return image_folder(record, images), posixpath.normpath(record.path.replace("\\", "/"))
+    return Path(record.folder), posixpath.normpath((record.file or record.path).replace("\\", "/"))
 
 
 def _inspection_faults(record: FaceRecord, index: int, seen: Inspection) -> Iterable[Finding]:
@@ -153,7 +161,8 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
             numbers = " ".join(f"{number:g}" for number in rows[at, BOX])
             width, height = limits[at]
             sentence = text.format(box=numbers, size=f"{width:.0f} x {height:.0f}", points=_point_names(outside[at]))
-            yield Finding(Fault(record.source, int(record.lines[face[at]]), reason, sentence), int(image[at]), int(face[at]))
+            fault = Fault(record.source, int(record.lines[face[at]]), reason, sentence, record.units[1])
+            yield Finding(fault, int(image[at]), int(face[at]))
 
     outside = points_outside(np.concatenate([record.landmarks for record in records]), boxes) & np.concatenate(
         [record.has_landmarks for record in records]
@@ -161,7 +170,9 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
     with_area = np.concatenate([record.has_area for record in records])    # (F,)
     sized = np.isfinite(limits[:, 0])
     beyond = ((boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)) & with_area
-    yield from found(~with_area, "box without area", "box {box} (x y w h) has no area")
+    empty = (rows[:, BOX][:, 2:] == 0).all(axis=1)    # stands for no face, as in WIDER's 0 0 0 0
+    yield from found(~with_area & empty, "box without area", "box {box} (x y w h) has no area")
+    yield from found(~with_area & ~empty, "box inside out", "box {box} (x y w h) has a side of zero or less")
     yield from found(beyond & sized, "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
     yield from found(beyond & ~sized, "box out of range", "box {box} (x y w h) starts before its image")
     points = np.concatenate([record.has_landmarks for record in records]).sum(axis=1)
@@ -190,27 +201,34 @@ def points_outside(landmarks: NDArray[np.floating], boxes: NDArray[np.floating])
 def swapped_pairs(record: FaceRecord) -> BoolArray:
     """Which faces have their eyes, and which the corners of their mouth (N,2), the wrong way round, left being left in the image.
 
-    Nothing is said of a face upside down, nor of one whose points of a pair lie almost above one another, as in a profile.
+    Nothing is said of a face upside down, nor of one whose points of a pair lie almost above one another, as in a profile, nor of one
+    whose nose is not between eyes and mouth: its points may be in another order.
     """
     x, y = record.landmarks[:, :, 0], record.landmarks[:, :, 1]
     margin = SWAPPED * (record.boxes[:, 2] - record.boxes[:, 0])
     upright = y[:, :2].sum(axis=1) < y[:, 3:].sum(axis=1)
+    nose, eyes, mouth = y[:, 2], y[:, :2].mean(axis=1), y[:, 3:].mean(axis=1)
+    upright &= ~record.has_landmarks[:, 2] | ((nose > eyes) & (nose < mouth))
     known = record.has_landmarks[:, [0, 1, 3, 4]].all(axis=1)
     pairs = [(x[:, left] - x[:, right] > margin) & upright & known for left, right in LEFT_RIGHT]
     return np.stack(pairs, axis=1)
 
 
 def repair(
-    records: Sequence[FaceRecord], *, images: str | None, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
+    records: Sequence[FaceRecord], *, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
 ) -> tuple[list[FaceRecord], list[str]]:
-    """Records in which nothing is found wrong any more, and a line on each change. The records given stay as they are."""
-    kept = list(range(len(records)))    # where each record stood at first
-    fixed = list(records)
+    """Records in which nothing is found wrong any more, and a line on each change. The records given stay as they are.
+
+    An incomplete record is left out: a face that could not be read would be learnt as background.
+    """
+    incomplete = {_place(record) for record in records if record.incomplete}    # an image may be listed twice
+    kept = [index for index, record in enumerate(records) if _place(record) not in incomplete]    # where each stood at first
+    fixed = [records[index] for index in kept]
     changes: list[str] = []
     for _ in range(REPAIRS):
         seen = {new: inspections[old] for new, old in enumerate(kept) if old in inspections}
         known = {new: sizes[old] for new, old in enumerate(kept) if old in sizes}
-        findings = find_faults(fixed, images=images, inspections=seen, sizes=known)
+        findings = find_faults(fixed, inspections=seen, sizes=known)
         if not findings:
             break
         left_out = {finding.image for finding in findings if ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT}
@@ -218,14 +236,14 @@ def repair(
             if finding.image not in left_out or ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT:
                 changes.append(f"{finding.fault}; {ACTIONS[finding.fault.reason]}")
         known.update({index: each.size for index, each in seen.items() if each.size is not None})
-        gone = _repair_images(fixed, findings, known, images)
+        gone = _repair_images(fixed, findings, known)
         kept = [old for new, old in enumerate(kept) if new not in gone]
         fixed = [record for new, record in enumerate(fixed) if new not in gone]
     return fixed, changes
 
 
 def _repair_images(
-    records: list[FaceRecord], findings: Sequence[Finding], sizes: Mapping[int, tuple[int, int]], images: str | None
+    records: list[FaceRecord], findings: Sequence[Finding], sizes: Mapping[int, tuple[int, int]]
 ) -> set[int]:
     """Mend records in place of the list, once; the indices of those to be left out."""
     of_image: dict[int, list[Finding]] = {}
@@ -238,7 +256,7 @@ def _repair_images(
     for index, record in enumerate(records):
         if index in gone:
             continue
-        before = first.setdefault(_place(record, images), index)
+        before = first.setdefault(_place(record), index)
         if before != index:
             gone.add(index)
             records[before] = records[before].with_faces(
@@ -275,7 +293,7 @@ def _repair_faces(record: FaceRecord, findings: Sequence[Finding], size: tuple[i
 
 
 def _of_image(record: FaceRecord, index: int, reason: str, text: str) -> Finding:
-    return Finding(Fault(record.source, record.line, reason, text), index)
+    return Finding(Fault(record.source, record.line, reason, text, record.units[0]), index)
 
 
 def _point_names(which: BoolArray) -> str:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAME_FILES = ("data.yaml", "dataset.yaml", "obj.names", "classes.txt", "_darknet.labels")    # of YOLO's classes
 
 
 def pick_classes(place: str, used: Collection[str], wanted: Sequence[str], *, listed: Collection[str] = ()) -> set[str]:
@@ -24,3 +30,28 @@ def pick_classes(place: str, used: Collection[str], wanted: Sequence[str], *, li
 
 def _list(names: Collection[str]) -> str:
     return ", ".join(repr(name[:40]) for name in sorted(names)[:20])
+
+
+def read_class_names(folder: Path) -> dict[str, str]:
+    """Return YOLO's class names by number, from data.yaml, obj.names or classes.txt in a folder of
+    label files or up to two folders above it; empty where there is none."""
+    for parent in (folder, *list(folder.absolute().parents)[:2]):
+        for name in NAME_FILES:
+            try:
+                text = (parent / name).read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError):
+                continue
+            names = _yaml_names(text) if name.endswith(".yaml") else text.splitlines()
+            if isinstance(names, list):
+                names = dict(enumerate(names))
+            if isinstance(names, dict) and names:
+                return {str(number): str(class_name).strip() for number, class_name in names.items()}
+    return {}
+
+
+def _yaml_names(text: str) -> Any:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return content.get("names") if isinstance(content, dict) else None

@@ -4,166 +4,174 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import reprlib
-from bisect import bisect_left
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from data.classes import pick_classes
+from data.keypoints import order_points, right_before_left
 from data.records import ABSENT_POINTS, LARGEST, POINTS, Fault, RecordBuilder
 
-DECODER = json.JSONDecoder()
-BLANK = re.compile(r"[ \t\r\n]*")
-SECTIONS = ("images", "annotations", "categories")
 ABSENT = float("nan")
-
-
-class Item(NamedTuple):
-    """An element of a list in the file, and the line that it starts in."""
-
-    line: int
-    value: dict[str, Any]
+UNITS = ("image", "annotation")    # whose ids name a place in the file
+Item = Mapping[str, Any]
 
 
 def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence[str]) -> None:
-    """The annotations of those categories that are faces, on each of the images in the file's order.
+    """Add the annotations of those categories that are faces, on each of the images in the file's order.
 
-    A face is an annotation with `bbox` [x, y, width, height]; with `iscrowd` it is ignored. `keypoints` are five times x, y, v: left
-    eye, right eye, nose, left and right mouth corner, not labelled where v is 0.
+    A face is an annotation with `bbox` [x, y, width, height], or else with polygons as `segmentation`;
+    with `iscrowd` it is ignored. `keypoints` are five times x, y, v, not labelled where v is 0. They
+    are in the order of the names that the category gives its keypoints; without names they are left
+    eye, right eye, nose, left and right mouth corner, left being left in the image.
     """
     sections = _sections(path, text)
-    categories = {_key(item.value.get("id")): _key(item.value.get("name")) for item in sections["categories"]}
-    only = next(iter(categories)) if len(categories) == 1 else None    # what an annotation without a category is of
-    used = {categories.get(_key(item.value.get("category_id", only)), "") for item in sections["annotations"]}
-    faces = pick_classes(path, used, classes, listed=categories.values())
-    images: dict[str, Item] = {}
-    for item in sections["images"]:
-        key, name = _key(item.value.get("id")), item.value.get("file_name")
-        if not key or not isinstance(name, str) or not name or "\0" in name:
-            fault = f"expected an image with 'id' and 'file_name', found {_short(item.value)}"
-            builder.complain(Fault(path, item.line, "malformed line", fault))
-        elif key in images:
-            builder.complain(Fault(path, item.line, "malformed line", f"image id {key} is given twice, here to {name[:80]!r}"))
-        else:
-            images[key] = item
+    categories = {_key(each.get("id")): each for each in sections["categories"]}
+    names = {key: _key(each.get("name")) for key, each in categories.items()}
+    only = next(iter(names)) if len(names) == 1 else None    # what an annotation without a category is of
+    # Without a list of categories their ids are all there is to name them by.
+    used = {names.get(key, key) for each in sections["annotations"] if (key := _key(each.get("category_id", only))) in names or not names}
+    faces = pick_classes(path, used, classes, listed=names.values())
+    images = _images(path, sections["images"], builder)
     annotations: dict[str, list[Item]] = {key: [] for key in images}
-    for item in sections["annotations"]:
-        key, category = _key(item.value.get("image_id")), item.value.get("category_id", only)
-        place = f"annotation {_short(item.value.get('id'))}"
-        if key not in annotations:
-            fault = f"{place} is of image {_short(item.value.get('image_id'))}, which the file does not list"
-            builder.complain(Fault(path, item.line, "malformed line", fault))
-        elif categories and _key(category) not in categories:
-            fault = f"{place} is of category {_short(category)}, which the file does not list"
-            builder.complain(Fault(path, item.line, "malformed line", fault))
-        elif categories.get(_key(category), "") in faces:
-            annotations[key].append(item)
-    folder = str(Path(path).parent / "images")
-    for key, item in images.items():
-        builder.add_image(item.value["file_name"], folder=folder, source=path, line=item.line, size=_size(item.value))
+    lost: dict[str, list[Fault]] = {key: [] for key in images}
+    for number, annotation in enumerate(sections["annotations"], start=1):
+        key, category = _key(annotation.get("image_id")), _key(annotation.get("category_id", only))
+        if key not in images:
+            text = f"it is of image {_short(annotation.get('image_id'))}, which the file does not list"
+            builder.complain(_fault(path, annotation, number, text))
+        elif names and category not in names:
+            text = f"it is of category {_short(annotation.get('category_id'))}, which the file does not list"
+            lost[key].append(_fault(path, annotation, number, text))
+        elif names.get(category, category) in faces:
+            annotations[key].append({**annotation, "place": _id(annotation, number), "category": category})
+    orders = {key: _order(path, each, builder) for key, each in categories.items() if names[key] in faces}
+    mirrored = right_before_left(
+        [_triples(each["keypoints"]) for of_image in annotations.values() for each in of_image if _has_points(each)],
+        [orders.get(each["category"]) for of_image in annotations.values() for each in of_image if _has_points(each)],
+    )
+    for key, image in images.items():
+        number = _id(image, 0)
+        builder.add_image(image["file_name"], source=path, line=number, size=_size(image), units=UNITS)
+        for fault in lost[key]:
+            builder.lose_face(fault)
         for annotation in annotations[key]:
-            _add_face(path, annotation, builder)
+            _add_face(path, annotation, builder, order=orders.get(annotation["category"]), mirrored=mirrored)
 
 
-def _add_face(path: str, item: Item, builder: RecordBuilder) -> None:
-    box, points, name = item.value.get("bbox"), item.value.get("keypoints"), _short(item.value.get("id"))
-    if box is None or not _is_numbers(box, 4):
-        text = f"annotation {name}: expected a 'bbox' of 4 numbers, found {_short(box)}"
-        builder.complain(Fault(path, item.line, "malformed line", text))
+def _images(path: str, listed: Sequence[Item], builder: RecordBuilder) -> dict[str, Item]:
+    """The images by id; those without an id or a name, and those of an id that is taken, are complained of."""
+    images: dict[str, Item] = {}
+    for number, image in enumerate(listed, start=1):
+        key, name = _key(image.get("id")), image.get("file_name")
+        if not key or not isinstance(name, str) or not name or "\0" in name:
+            text = f"expected an image with 'id' and 'file_name', found {_short(image)}"
+            builder.complain(Fault(path, number, "malformed line", text, "image number"))
+        elif key in images:
+            text = f"the id is given twice, here to {name[:80]!r}"
+            builder.complain(Fault(path, _id(image, number), "malformed line", text, "image"))
+        else:
+            images[key] = image
+    return images
+
+
+def _order(path: str, category: Item, builder: RecordBuilder) -> list[int] | None:
+    """Which of five keypoints each landmark is, by their names; [] where the names are not understood."""
+    names = category.get("keypoints")
+    if not isinstance(names, list) or len(names) != POINTS:
+        return None
+    order = order_points([str(name) for name in names])
+    if order is None:
+        text = (
+            f"category {_short(category.get('name'))}: expected the names of two eyes, a nose and two mouth "
+            f"corners, left and right, found {', '.join(map(str, names))[:100]}"
+        )
+        builder.complain(Fault(path, 0, "unknown point names", text))
+        return []
+    return order
+
+
+def _has_points(annotation: Item) -> bool:
+    return _is_numbers(annotation.get("keypoints"), 3 * POINTS) and any(annotation["keypoints"])
+
+
+def _triples(points: Sequence[float]) -> list[tuple[float, float, float]]:
+    return [(points[at], points[at + 1], points[at + 2]) for at in range(0, len(points), 3)]
+
+
+def _add_face(path: str, annotation: Item, builder: RecordBuilder, *, order: list[int] | None, mirrored: bool) -> None:
+    number, points = annotation["place"], annotation.get("keypoints")
+    box = _box(annotation)
+    if box is None:
+        text = f"expected a 'bbox' of 4 numbers, found {_short(annotation.get('bbox'))}"
+        builder.lose_face(_fault(path, annotation, number, text))
         return
     if isinstance(points, list) and not any(points):    # none is labelled, however many there might be
         points = None
     if points and not _is_numbers(points, 3 * POINTS):
-        text = f"annotation {name}: expected 'keypoints' of 5 x 3 numbers, found {_short(points)}"
-        builder.complain(Fault(path, item.line, "wrong number of points", text))
+        text = f"expected 'keypoints' of 5 x 3 numbers, found {_short(points)}"
+        builder.complain(Fault(path, number, "wrong number of points", text, "annotation"))
         points = None
     row = [*map(_to_float, box), *ABSENT_POINTS, ABSENT]
-    if points:
-        row[4:19] = map(_to_float, points)
-        for point in range(4, 19, 3):
-            if row[point + 2] == 0:
-                row[point : point + 2] = -1.0, -1.0
-    builder.add_face(row, item.line, given=19 if points else 4, crowd=item.value.get("iscrowd") in (1, True))
+    if points and order != []:
+        triples = _triples(list(map(_to_float, points)))
+        if order is not None:
+            triples = [triples[at] for at in order]
+            if mirrored:    # the names mean the person's own left and right
+                triples = [triples[at] for at in (1, 0, 2, 4, 3)]
+        for point, (x, y, visible) in enumerate(triples):
+            row[4 + 3 * point : 7 + 3 * point] = [x, y, visible] if visible else [-1.0, -1.0, 0.0]
+    given = 19 if points and order != [] else 4
+    builder.add_face(row, number, given=given, crowd=annotation.get("iscrowd") in (1, True))
+
+
+def _box(annotation: Item) -> Sequence[float] | None:
+    """The box x y w h of an annotation, or the one around its polygons where it has none."""
+    box, polygons = annotation.get("bbox"), annotation.get("segmentation")
+    if _is_numbers(box, 4):
+        return box    # type: ignore[no-any-return]
+    if box or not isinstance(polygons, list) or not polygons:
+        return None
+    if not all(isinstance(each, list) and len(each) >= 6 and _is_numbers(each, len(each) // 2 * 2) for each in polygons):
+        return None
+    x, y = ([_to_float(value) for each in polygons for value in each[start::2]] for start in (0, 1))
+    return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
 
 def _sections(path: str, text: str) -> dict[str, list[Item]]:
-    """The file's lists of images, annotations and categories, each element with its line; ValueError for what is no COCO file."""
+    """The file's lists of images, annotations and categories; ValueError for what is no COCO file."""
     try:
-        members = _object(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not a readable JSON file: {error.msg}") from None
     except RecursionError:
         raise ValueError(f"{path}: not a readable JSON file: nested too deeply") from None
     except ValueError as error:    # a number of thousands of digits
         raise ValueError(f"{path}: not a readable JSON file: {error}") from None
-    line_ends = [match.start() for match in re.finditer("\n", text)]
-    sections: dict[str, list[Item]] = {"categories": []}
-    for name in SECTIONS:
-        if name not in members and name not in sections:
+    if not isinstance(content, dict):
+        content = {}
+    sections: dict[str, list[Item]] = {}
+    for name in ("images", "annotations", "categories"):
+        if name not in content and name != "categories":
             raise ValueError(f"{path}: expected a COCO file with lists of 'images' and 'annotations', found no {name!r}")
-        if not isinstance(members.get(name, []), list):
-            raise ValueError(f"{path}: expected {name!r} to be a list, found {_short(members[name])}")
-        sections[name] = []
-        for start, value in members.get(name, []):
-            line = bisect_left(line_ends, start) + 1
-            if not isinstance(value, dict):
-                raise ValueError(f"{path}:{line}: expected an object in {name!r}, found {_short(value)}")
-            sections[name].append(Item(line, value))
+        section = content.get(name) or []
+        if not isinstance(section, list):
+            raise ValueError(f"{path}: expected {name!r} to be a list, found {_short(section)}")
+        for number, each in enumerate(section, start=1):
+            if not isinstance(each, dict):
+                raise ValueError(f"{path}: expected an object as number {number} of {name!r}, found {_short(each)}")
+        sections[name] = section
     return sections
 
 
-def _object(text: str) -> dict[str, Any]:
-    """The members of the object that a JSON text is; lists of SECTIONS as pairs of where an element starts and what it is.
-
-    The json module alone does not tell where an element stood.
-    """
-    members: dict[str, Any] = {}
-    at = _expect(text, 0, "{")
-    while text[at : at + 1] != "}":
-        name, at = DECODER.raw_decode(text, at)
-        if not isinstance(name, str):
-            raise json.JSONDecodeError("Expecting property name", text, at)
-        at = _expect(text, _skip(text, at), ":")
-        if name in SECTIONS and text[at : at + 1] == "[":
-            members[name], at = _list(text, at)
-        else:
-            members[name], at = DECODER.raw_decode(text, at)
-        at = _next(text, at, "}")
-    if _skip(text, at + 1) != len(text):
-        raise json.JSONDecodeError("Extra data", text, at + 1)
-    return members
+def _fault(path: str, annotation: Item, number: int, text: str) -> Fault:
+    return Fault(path, _id(annotation, number), "malformed line", text, "annotation")
 
 
-def _list(text: str, at: int) -> tuple[list[tuple[int, Any]], int]:
-    elements = []
-    at = _expect(text, at, "[")
-    while text[at : at + 1] != "]":
-        value, end = DECODER.raw_decode(text, at)
-        elements.append((at, value))
-        at = _next(text, end, "]")
-    return elements, at + 1
-
-
-def _expect(text: str, at: int, character: str) -> int:
-    """Where something follows behind that character and blanks."""
-    at = _skip(text, at)
-    if text[at : at + 1] != character:
-        raise json.JSONDecodeError(f"Expecting {character!r}", text, at)
-    return _skip(text, at + 1)
-
-
-def _next(text: str, at: int, close: str) -> int:
-    """Where the next element stands, or the closing bracket."""
-    at = _skip(text, at)
-    return at if text[at : at + 1] == close else _expect(text, at, ",")
-
-
-def _skip(text: str, at: int) -> int:
-    match = BLANK.match(text, at)
-    assert match is not None
-    return match.end()
+def _id(item: Item, number: int) -> int:
+    """The id of an image or annotation where it is a number that fits, else its place in the list."""
+    key = _key(item.get("id"))
+    return int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else number
 
 
 def _key(value: Any) -> str:
@@ -173,7 +181,7 @@ def _key(value: Any) -> str:
     return str(value) if isinstance(value, (int, str)) else ""
 
 
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+def _size(image: Item) -> tuple[int, int] | None:
     """An image's width and height, where it has both."""
     sides = [image.get(name, 0) for name in ("width", "height")]
     if all(_is_number(side) and 1 <= side < LARGEST and int(side) == side for side in sides):

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from config import AugmentationConfig, DataConfig
 from data.augment import View, augment, draw_borders, ignore_smaller, mosaic
 from data.crops import Faces, choose_window, clip
-from data.labels import read_labels
+from data.labels import advise_on_images, image_folders, read_labels
 from data.penn_fudan import Regions, read_regions
 from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
@@ -52,11 +52,11 @@ class FaceTable:
     """All faces of a set in a few arrays. As tensors they are shared with worker processes, however those are started; a list of
     objects would be copied into each of them, page by page, as its reference counts change."""
 
-    def __init__(self, records: Sequence[FaceRecord], images: str | None):
+    def __init__(self, records: Sequence[FaceRecord]):
         counts = [len(record) for record in records]
-        self._paths = _Texts([os.fsencode(image_path(record, images)) for record in records])
+        self._paths = _Texts([os.fsencode(image_path(record)) for record in records])
+        self._names = _Texts([os.fsencode(Path(record.path)) for record in records])
         self._regions = _Texts([os.fsencode(record.regions or "") for record in records])
-        self._name_length = torch.tensor([len(os.fsencode(Path(record.path))) for record in records])    # (I,)
         self._first_face = torch.tensor([0, *counts]).cumsum(0)    # (I + 1,)
         self._boxes = _concatenate([record.boxes for record in records])    # (F, 4)
         self._landmarks = _concatenate([record.landmarks for record in records])    # (F, 5, 2)
@@ -86,7 +86,7 @@ class FaceTable:
 
     def name(self, index: int) -> str:
         """The file as the label names it."""
-        return os.fsdecode(os.fsencode(self.path(index))[-int(self._name_length[index]) :])
+        return os.fsdecode(self._names[index])
 
     def faces(self, index: int) -> Faces:
         """The faces of an image as labelled, in pixels of it."""
@@ -137,8 +137,14 @@ class FaceDataset(Dataset[Sample]):
         seed: int = 0,
     ):
         """`config` says how labels are read and how large a sample is; `fill` (BGR) is what a crop shows beyond its photo."""
-        records = [record for path in labels for record in read_labels(path, config=config)]
-        self.table = FaceTable(records, config.images)
+        folders = image_folders(labels, config.images)
+        records = [
+            record
+            for path, images in zip(labels, folders, strict=True)
+            for record in read_labels(path, config=config, images=images)
+        ]
+        self.table = FaceTable(records)
+        self._labels = labels
         self.size = config.size
         self.augmentation = augmentation
         self.fill = fill
@@ -181,7 +187,7 @@ class FaceDataset(Dataset[Sample]):
                 faults.append(str(error))
             else:
                 return
-        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; data.images names their folder")
+        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; {advise_on_images(self._labels)}")
 
     def image(self, index: int) -> Image:
         """The photo (H,W,3) BGR in the raster that its labels are for; FileNotFoundError or ValueError that names its file."""
@@ -252,7 +258,7 @@ class FaceDataset(Dataset[Sample]):
             except (FileNotFoundError, ValueError):    # reported where it is the one asked for
                 continue
             return _Found(view, other, (problem,), 0)
-        raise ValueError(f"no image readable of {len(others)}: {problem}; data.images names their folder")
+        raise ValueError(f"no image readable of {len(others)}: {problem}; {advise_on_images(self._labels)}")
 
     def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[View, int]:
         """A random view of a photo with its faces, and how many of its boxes reach beyond it."""

@@ -52,7 +52,9 @@ def read_penn_fudan(folder: Path, builder: RecordBuilder, *, part: str | None, s
             continue
         height, width = regions.shape
         name = path.name.removesuffix("_mask.png") + ".png"
-        builder.add_image(name, folder=str(folder / PHOTOS), source=str(path), line=1, size=(width, height), regions=str(path))
+        builder.add_image(
+            name, source=str(path), line=1, size=(width, height), regions=str(path), folder=str(folder / PHOTOS)
+        )
         for x1, y1, x2, y2 in boxes_of(regions).tolist():
             builder.add_face([x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, float("nan")], 1, given=4)
 

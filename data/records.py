@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.image_files import ImageFolder, find_image_folder
 from utils.arrays import BoolArray, FloatArray
 
 POINTS = 5
@@ -24,15 +26,29 @@ HEAVY_BLUR = 2    # of 0 clear, 1 normal, 2 heavy, as WIDER FACE counts it
 
 
 class Fault(NamedTuple):
-    """Something wrong with a labelled set: the file and its line, the kind of fault, and a sentence on this one."""
+    """Something wrong with a labelled set: the file and the place in it, the kind of problem, and a
+    sentence on this one. The place is a line or, with another `unit`, such as "annotation" in
+    COCO's files, the number of that; 0 stands for the file as a whole."""
 
     source: str
     line: int
     reason: str
     text: str
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}: {self.text}"
+        return f"{format_place(self.source, self.line, self.unit)}: {self.text}"
+
+
+def format_place(source: str, number: int, unit: str = "line") -> str:
+    """The place in a file as text: `label.txt:12`, or `coco.json: annotation 7`."""
+    if not number:
+        return source
+    return f"{source}:{number}" if unit == "line" else f"{source}: {unit} {number}"
+
+
+# Problems that no reader stops at: they are a warning where others are an error.
+WARNINGS = {"image without a label"}
 
 
 # What a reader does about a fault: raise, or note it and go on without that line.
@@ -40,16 +56,19 @@ Complain = Callable[[Fault], None]
 
 
 def raise_fault(fault: Fault) -> None:
-    """ValueError that names the place."""
-    raise ValueError(str(fault))
+    """ValueError that names the place; a warning for the kinds in WARNINGS."""
+    if fault.reason not in WARNINGS:
+        raise ValueError(str(fault))
+    warnings.warn(str(fault), stacklevel=2)
 
 
 @dataclass(frozen=True, eq=False)
 class FaceRecord:
     """One image of a label file, as labelled.
 
-    path: the image's name, relative to the image folder; folder: where that is, unless the user says otherwise; source and line:
-    the label file and the line of the image in it, from 1; size: (width, height) in pixels where the file says it.
+    path: the image's name as the label has it; folder and file: the image folder and the file in it; source and line: the label
+    file and the line of the image in it, from 1, and the lines of its faces; in COCO files the units of both are not lines but
+    ids, see `Fault`; size: (width, height) in pixels where the file says it. incomplete: a face of the image could not be read.
 
     boxes (N,4) float32 xyxy and landmarks (N,5,2) float32 in pixels, -1 where a point is not labelled; has_landmarks (N,5) bool;
     ignore (N,) bool, faces to be neither learnt nor denied; rows (N,20) float64, each face as a RetinaFace label has it, NaN for what
@@ -69,6 +88,14 @@ class FaceRecord:
     rows: NDArray[np.float64]
     lines: NDArray[np.int32]
     regions: str | None = None
+    file: str = ""
+    incomplete: bool = False
+    units: tuple[str, str] = ("line", "line")
+
+    @property
+    def place(self) -> str:
+        """The image's place in the label file, as text."""
+        return format_place(self.source, self.line, self.units[0])
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -119,12 +146,30 @@ def face_sizes(boxes: FloatArray) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(width * height), dtype=np.float64)
 
 
+@dataclass
+class _Image:
+    """An image while its label file is read."""
+
+    path: str
+    source: str
+    line: int
+    size: tuple[int, int] | None
+    regions: str | None
+    folder: str | None
+    other_name: str
+    incomplete: bool
+    units: tuple[str, str]
+    file: str = ""
+
+
 class RecordBuilder:
     """Collects images and their faces while a file is read, in arrays that hold the whole file; `records` are views of them."""
 
     def __init__(self, complain: Complain):
         self.complain = complain
-        self._images: list[tuple[str, str, str, int, tuple[int, int] | None, str | None]] = []
+        self.folder: ImageFolder | None = None    # where `locate` found the images
+        self.files: set[str] = set()    # and which files they are
+        self._images: list[_Image] = []
         self._first_face = array("q")
         self._numbers = array("d")
         self._given = array("B")    # how many numbers each row has; the rest is NaN
@@ -132,11 +177,50 @@ class RecordBuilder:
         self._flags = array("B")    # 1: a crowd, 2: invalid, 4: heavily blurred
 
     def add_image(
-        self, path: str, *, folder: str, source: str, line: int, size: tuple[int, int] | None = None, regions: str | None = None
+        self,
+        path: str,
+        *,
+        source: str,
+        line: int,
+        size: tuple[int, int] | None = None,
+        regions: str | None = None,
+        folder: str | None = None,
+        other_name: str = "",
+        incomplete: bool = False,
+        units: tuple[str, str] = ("line", "line"),
     ) -> None:
-        """Start an image; the faces added from now on are its own."""
-        self._images.append((path, folder, source, line, size, regions))
+        """Start an image; the faces added from now on are its own.
+
+        `folder` is given where the reader has found the image file itself; `other_name` is a stem
+        that the file may have instead of `path`; `incomplete` says that a face could not be read.
+        """
+        image = _Image(path, source, line, size, regions, folder, other_name, incomplete, units)
+        self._images.append(image)
         self._first_face.append(len(self._lines))
+
+    def lose_face(self, fault: Fault) -> None:
+        """Complain of a face that cannot be read; its image is incomplete."""
+        self.complain(fault)
+        if self._images:
+            self._images[-1].incomplete = True
+
+    def locate(self, label: Path, images: str | None) -> None:
+        """Find the image files: in `images`, or where the label file's layout has them.
+
+        A name that several files fit is complained of.
+        """
+        wanted = [image for image in self._images if image.folder is None]
+        folder = ImageFolder(images) if images is not None else find_image_folder(label, [image.path for image in wanted])
+        self.folder = folder
+        for image in wanted:
+            image.folder = str(folder.root)
+            found = folder.find(image.path, other=image.other_name)
+            image.file = found[0] if len(found) == 1 else ""
+            self.files.update(found)
+            if len(found) > 1:
+                text = f"{image.path[:80]!r} may be {' or '.join(found[:3])} in {folder.root}"
+                self.complain(Fault(image.source, image.line, "ambiguous image name", text, image.units[0]))
+                image.incomplete = True
 
     def add_face(
         self, row: Sequence[float], line: int, *, given: int = ROW, crowd: bool = False, invalid: bool = False, blurred: bool = False
@@ -165,10 +249,15 @@ class RecordBuilder:
         if ignore_smaller:
             ignore |= face_sizes(boxes) < ignore_smaller
         records = []
-        for (path, folder, source, line, size, regions), start, end in zip(self._images, first[:-1], first[1:], strict=True):
+        for image, start, end in zip(self._images, first[:-1], first[1:], strict=True):
             part = slice(int(start), int(end))
             faces = boxes[part], landmarks[part], has_landmarks[part], ignore[part], rows[part], lines[part]
-            records.append(FaceRecord(path, folder, source, line, size, *faces, regions))
+            records.append(
+                FaceRecord(
+                    image.path, image.folder or "", image.source, image.line, image.size, *faces,
+                    image.regions, image.file or image.path, image.incomplete, image.units,
+                )
+            )    # fmt: skip
         return records
 
     def _complain_of_numbers(self, rows: NDArray[np.float64], lines: NDArray[np.int32], first: NDArray[np.int64]) -> BoolArray:
@@ -180,18 +269,14 @@ class RecordBuilder:
         wrong = (expected & ~(np.abs(rows) < LARGEST)) | (~expected & ~np.isnan(rows))
         bad = wrong.any(axis=1)
         for face in np.flatnonzero(bad):
-            source = self._images[int(np.searchsorted(first, face, side="right")) - 1][2]
+            image = self._images[int(np.searchsorted(first, face, side="right")) - 1]
+            image.incomplete = True
             found = " ".join(f"{value:g}" for value in rows[face][expected[face]])
             text = f"expected numbers below {LARGEST:g}, found {found[:40]!r}"
-            self.complain(Fault(source, int(lines[face]), "not a number", text))
+            self.complain(Fault(image.source, int(lines[face]), "not a number", text, image.units[1]))
         return np.asarray(bad)
 
 
-def image_folder(record: FaceRecord, images: str | Path | None) -> Path:
-    """The folder of a record's image: `images`, or where its label's format has them, such as images/ beside the label file."""
-    return Path(images) if images is not None else Path(record.folder)
-
-
-def image_path(record: FaceRecord, images: str | Path | None) -> Path:
-    """Where the image of a record lies in its `image_folder`."""
-    return image_folder(record, images) / record.path
+def image_path(record: FaceRecord) -> Path:
+    """The image file of a record."""
+    return Path(record.folder) / (record.file or record.path)

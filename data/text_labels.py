@@ -19,7 +19,9 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such label file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a readable label file: expected text in UTF-8; save it in that encoding") from None
+    except OSError as error:
         raise ValueError(f"{path}: not a readable label file: {error}") from None
 
 
@@ -29,7 +31,6 @@ def read_retinaface(path: str, text: str, builder: RecordBuilder, *, corners: bo
     A line may end after the box, or after the points. With `corners` it is labelv2: the header is `# path width height`, and the
     box is `x1 y1 x2 y2`.
     """
-    folder = str(Path(path).parent / "images")
     header = "# path width height" if corners else "# path of an image"
     in_image = False
     for number, line in enumerate(text.split("\n"), start=1):
@@ -38,7 +39,7 @@ def read_retinaface(path: str, text: str, builder: RecordBuilder, *, corners: bo
             name, size = _labelv2_header(line) if corners else (line[1:].strip(), None)
             in_image = bool(name) and "\0" not in name
             if in_image:
-                builder.add_image(name, folder=folder, source=path, line=number, size=size)
+                builder.add_image(name, source=path, line=number, size=size)
             else:
                 found = "nothing behind '#'" if line == "#" else repr(line[:40])
                 builder.complain(Fault(path, number, "malformed line", f"expected '{header}', found {found}"))
@@ -78,12 +79,12 @@ def _numbers(line: str, path: str, number: int, builder: RecordBuilder, *, lengt
     parts = line.split()
     if len(parts) not in lengths:
         expected = ", ".join(map(str, lengths[:-1])) + f" or {lengths[-1]}"
-        builder.complain(Fault(path, number, "malformed line", f"expected {expected} numbers, found {len(parts)}"))
+        builder.lose_face(Fault(path, number, "malformed line", f"expected {expected} numbers, found {len(parts)}"))
         return []
     try:
         return list(map(float, parts))
     except ValueError:
-        builder.complain(Fault(path, number, "malformed line", f"expected numbers, found {line[:40]!r}"))
+        builder.lose_face(Fault(path, number, "malformed line", f"expected numbers, found {line[:40]!r}"))
         return []
 
 
@@ -93,7 +94,6 @@ def read_wider(path: str, text: str, builder: RecordBuilder) -> None:
     That line is `x y w h blur expression illumination invalid occlusion pose`. An image without faces has the number 0 and one line
     of zeros, which is no face.
     """
-    folder = str(Path(path).parent / "images")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     at = 0
     while at < len(lines):
@@ -103,25 +103,35 @@ def read_wider(path: str, text: str, builder: RecordBuilder) -> None:
             builder.complain(Fault(path, number, "malformed line", f"expected the path of an image, found {line[:40]!r}"))
             continue
         count_line, count = lines[at] if at < len(lines) else (number, "the end of the file")
+        if _is_image(line) and (at == len(lines) or _is_image(count)):
+            builder.add_image(line, source=path, line=number)    # some tools write no count for no faces
+            continue
         if not (count.isascii() and count.isdecimal() and len(count) < 10):
             fault = f"expected the number of faces in {line[:80]!r}, found {count[:40]!r}"
             builder.complain(Fault(path, count_line, "malformed line", fault))
             continue
         at += 1
-        builder.add_image(line, folder=folder, source=path, line=number)
+        builder.add_image(line, source=path, line=number)
         end = at
         while end < len(lines) and _is_row(lines[end][1]):
             end += 1
         rows, at = lines[at:end], end
         if count == "0" and len(rows) == 1 and not set(rows[0][1]) - set("0 \t"):
             rows = []
-        if len(rows) != int(count):
-            builder.complain(Fault(path, count_line, "wrong count", f"{line[:80]!r} announces {int(count)} faces, found {len(rows)}"))
+        announced = f"{line[:80]!r} announces {int(count)} faces, found {len(rows)}"
+        if len(rows) > int(count):
+            builder.complain(Fault(path, count_line, "wrong count", announced))
+        elif len(rows) < int(count):
+            builder.lose_face(Fault(path, count_line, "missing faces", announced))
         for face_line, face in rows:
             numbers = _numbers(face, path, face_line, builder, lengths=WIDER_LENGTHS)
             blurred, invalid = (numbers[4] == HEAVY_BLUR, numbers[7] == 1) if len(numbers) == 10 else (False, False)
             if numbers:
                 builder.add_face(_whole_row(numbers[:4]), face_line, given=4, invalid=invalid, blurred=blurred)
+
+
+def _is_image(line: str) -> bool:
+    return Path(line).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_row(line: str) -> bool:
@@ -131,4 +141,4 @@ def _is_row(line: str) -> bool:
         float(first)
     except ValueError:
         return False
-    return bool(rest) and Path(line).suffix.lower() not in IMAGE_SUFFIXES
+    return bool(rest) and not _is_image(line)

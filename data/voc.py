@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 from data.classes import pick_classes
 from data.records import ABSENT_POINTS, Complain, Fault, RecordBuilder
@@ -15,98 +15,81 @@ ABSENT = float("nan")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@dataclass
-class Element:
-    """An element of an XML file: its tag, the line that it starts in, its text, and what it contains."""
+class Annotation(NamedTuple):
+    """What an XML file says: the image's name and size, and of each object its class, the text of
+    its four corners, and whether it is marked as difficult."""
 
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Element] = field(default_factory=list)
-
-    def find(self, tag: str) -> Element | None:
-        return next((child for child in self.children if child.tag == tag), None)
-
-    def value(self, tag: str) -> str:
-        """The text of a child, without blanks around it; empty where there is none."""
-        child = self.find(tag)
-        return child.text.strip() if child else ""
+    name: str
+    size: tuple[int, int] | None
+    objects: list[tuple[str, tuple[str, ...], bool]]
 
 
-def read_voc(folder: Path, files: Sequence[Path], images: Path, builder: RecordBuilder, *, classes: Sequence[str]) -> None:
-    """The objects of those classes that are faces, file by file; a file in a sub-folder has its image in one of that name.
+def read_voc(
+    folder: Path, files: Sequence[Path], builder: RecordBuilder, *, classes: Sequence[str], origin: int
+) -> None:
+    """Add the objects of those classes that are faces, file by file; a file in a sub-folder has its
+    image in one of that name.
 
-    `bndbox` holds xmin, ymin, xmax, ymax as corners in pixels, taken as they stand; `difficult` marks an invalid face.
+    `bndbox` holds xmin, ymin, xmax, ymax as corners in pixels; with `origin` 1 they count from 1, and
+    1 is taken off the top left one. `difficult` marks an invalid face.
     """
-    roots = [(file, root) for file in files if (root := _read(file, builder.complain)) is not None]
-    found = {child.value("name") for _, root in roots for child in root.children if child.tag == "object"}
-    faces = pick_classes(str(folder), found, classes)
-    for path, root in roots:
-        file, below = str(path), path.parent.relative_to(folder).as_posix()
-        name, size = root.value("filename"), root.find("size")
-        if not name or "\0" in name:
-            builder.complain(Fault(file, root.line, "malformed line", "expected a 'filename' in 'annotation', found none"))
-            continue
-        if below != "." and not name.startswith(below + "/"):
-            name = f"{below}/{name}"
-        sides = [size.value("width"), size.value("height")] if size else []
-        known = (int(sides[0]), int(sides[1])) if is_size(sides) else None
-        builder.add_image(name, folder=str(images), source=file, line=root.line, size=known)
-        for child in root.children:
-            if child.tag == "object" and child.value("name") in faces:
-                _add_face(file, child, builder)
+    annotations = [(file, content) for file in files if (content := _read(file, builder.complain)) is not None]
+    used = {name for _, content in annotations for name, _, _ in content.objects}
+    faces = pick_classes(str(folder), used, classes)
+    for path, (name, size, objects) in annotations:
+        below = path.parent.relative_to(folder).as_posix()
+        prefix = "" if below == "." or name.startswith(below + "/") else f"{below}/"
+        name = prefix + (name or f"{path.stem}.jpg")
+        units = ("line", "object")
+        builder.add_image(
+            name, source=str(path), line=0, size=size, other_name=prefix + path.stem, units=units
+        )
+        for number, (class_name, corners, is_difficult) in enumerate(objects, start=1):
+            if class_name in faces:
+                _add_face(str(path), number, corners, builder, origin=origin, is_difficult=is_difficult)
 
 
-def _add_face(file: str, face: Element, builder: RecordBuilder) -> None:
-    box = face.find("bndbox")
-    corners = [box.value(tag) for tag in CORNERS] if box else []
+def _add_face(
+    file: str, number: int, corners: tuple[str, ...], builder: RecordBuilder, *, origin: int, is_difficult: bool
+) -> None:
     try:
         x1, y1, x2, y2 = map(float, corners)
     except ValueError:
-        text = f"expected a 'bndbox' of numbers {', '.join(CORNERS)}, found {', '.join(corners)[:40] or 'none'}"
-        builder.complain(Fault(file, face.line, "malformed line", text))
+        found = ", ".join(corner or "none" for corner in corners)[:40]
+        text = f"expected a 'bndbox' of numbers {', '.join(CORNERS)}, found {found}"
+        builder.lose_face(Fault(file, number, "malformed line", text, "object"))
         return
+    x1, y1 = x1 - origin, y1 - origin
     row = [x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, ABSENT]
-    builder.add_face(row, face.line, given=4, invalid=face.value("difficult") == "1")
+    builder.add_face(row, number, given=4, invalid=is_difficult)
 
 
-def _read(file: Path, complain: Complain) -> Element | None:
-    """The `annotation` of a file; None where it cannot be read."""
+def _read(file: Path, complain: Complain) -> Annotation | None:
+    """What an XML file says; None, and a complaint, where it cannot be read. Its tree is not kept."""
     try:
-        root = parse_xml(file.read_bytes())
-    except expat.ExpatError as error:
-        complain(Fault(str(file), error.lineno, "malformed line", f"not a readable XML file: {expat.errors.messages[error.code]}"))
+        root = ElementTree.fromstring(file.read_bytes())
+    except ElementTree.ParseError as error:    # expat itself refuses entities that stand for gigabytes
+        complain(Fault(str(file), error.position[0], "malformed line", f"not a readable XML file: {error}"))
+        return None
     except (ValueError, LookupError, OSError) as error:
-        complain(Fault(str(file), 1, "malformed line", f"not a readable XML file: {error}"))
-    else:
-        if root.tag == "annotation":
-            return root
-        complain(Fault(str(file), root.line, "malformed line", f"expected an 'annotation' of Pascal VOC, found {root.tag[:40]!r}"))
-    return None
+        complain(Fault(str(file), 0, "malformed line", f"not a readable XML file: {error}"))
+        return None
+    if root.tag != "annotation":
+        text = f"expected an 'annotation' of Pascal VOC, found {root.tag[:40]!r}"
+        complain(Fault(str(file), 0, "malformed line", text))
+        return None
+    sides = [_text(root, f"size/{side}") for side in ("width", "height")]
+    objects = [
+        (
+            _text(each, "name"),
+            tuple(_text(each, f"bndbox/{corner}") for corner in CORNERS),
+            _text(each, "difficult") == "1",
+        )
+        for each in root.findall("object")
+    ]
+    name = _text(root, "filename").replace("\0", "")
+    return Annotation(name, (int(sides[0]), int(sides[1])) if is_size(sides) else None, objects)
 
 
-def parse_xml(data: bytes) -> Element:
-    """The root of an XML file. Entities are refused: a few of them can stand for gigabytes. ExpatError, LookupError or ValueError."""
-    top = Element("", 0)
-    open_elements = [top]
-    parser = expat.ParserCreate()
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, parser.CurrentLineNumber)
-        open_elements[-1].children.append(element)
-        open_elements.append(element)
-
-    def end(tag: str) -> None:
-        open_elements.pop()
-
-    def text(characters: str) -> None:
-        open_elements[-1].text += characters
-
-    def refuse(*_: object) -> None:
-        raise ValueError("it declares entities, which are not supported")
-
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
-    parser.EntityDeclHandler = refuse
-    parser.Parse(data, True)
-    return top.children[0]
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()

@@ -23,7 +23,7 @@ def records_of(folder: Path, text: str) -> list[FaceRecord]:
 
 
 def reasons(records: list[FaceRecord], sizes: dict[int, tuple[int, int]] | None = None) -> list[tuple[int, str]]:
-    findings = find_faults(records, images=None, inspections={}, sizes=sizes or {})
+    findings = find_faults(records, inspections={}, sizes=sizes or {})
     return [(finding.fault.line, finding.fault.reason) for finding in findings]
 
 
@@ -36,18 +36,18 @@ def test_faults_of_boxes_are_found_with_their_lines(tmp_path: Path) -> None:
     text = "# 1.jpg\n1 1 5 5\n0 0 0 0\n5 5 -2 4\n1 1 5 5\n45 0 10 10\n-1 0 9 9\n# 2.jpg\n1 1 5 5\n"
     assert reasons(records_of(tmp_path, text), {0: (50, 50)}) == [
         (3, "box without area"),
-        (4, "box without area"),
+        (4, "box inside out"),
         (5, "duplicate box"),
         (6, "box out of range"),
         (7, "box out of range"),
     ]
-    findings = find_faults(records_of(tmp_path, text), images=None, inspections={}, sizes={0: (50, 50)})
+    findings = find_faults(records_of(tmp_path, text), inspections={}, sizes={0: (50, 50)})
     assert str(findings[3].fault) == f"{tmp_path / 'label.txt'}:6: box 45 0 10 10 (x y w h) leaves its image of 50 x 50 pixels"
 
 
 def test_box_without_area_is_one_fault_wherever_it_lies(tmp_path: Path) -> None:
     records = records_of(tmp_path, "# 1.jpg\n52 4 -2 23\n-3 -3 0 0\n")
-    assert reasons(records, {0: (50, 50)}) == [(2, "box without area"), (3, "box without area")]
+    assert reasons(records, {0: (50, 50)}) == [(2, "box inside out"), (3, "box without area")]
 
 
 def test_without_a_size_only_boxes_before_the_image_are_out_of_range(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_without_a_size_only_boxes_before_the_image_are_out_of_range(tmp_path: P
 
 def test_points_outside_their_box_are_named(tmp_path: Path) -> None:
     points = FRONTAL.replace("30 30", "90 30")
-    findings = find_faults(records_of(tmp_path, f"# 1.jpg\n10 10 40 40 {points} 1\n"), images=None, inspections={}, sizes={})
+    findings = find_faults(records_of(tmp_path, f"# 1.jpg\n10 10 40 40 {points} 1\n"), inspections={}, sizes={})
     assert [finding.fault.text for finding in findings] == ["nose outside of box 10 10 40 40 (x y w h)"]
 
 
@@ -104,8 +104,8 @@ def test_images_are_inspected_whole(tmp_path: Path) -> None:
         (tmp_path / "images" / name).write_bytes(data)
     names = ["good.jpg", *files, "missing.jpg"]
     records = records_of(tmp_path, "".join(f"# {name}\n" for name in names))
-    inspections = dict(enumerate(inspect_images(records, None)))
-    findings = find_faults(records, images=None, inspections=inspections, sizes={})
+    inspections = dict(enumerate(inspect_images(records)))
+    findings = find_faults(records, inspections=inspections, sizes={})
     assert {names[finding.image]: finding.fault.reason for finding in findings} == {
         "cut.jpg": "unreadable image",
         "text.jpg": "unreadable image",
@@ -121,9 +121,9 @@ def test_size_in_the_label_is_compared_with_the_image(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "1.png", np.zeros((30, 40, 3), np.uint8))
     records = records_of(tmp_path, "# 1.png 30 40\n1 1 5 5\n")
     inspection = inspect_image(tmp_path / "images" / "1.png")
-    findings = find_faults(records, images=None, inspections={0: inspection}, sizes={0: (30, 40)})
+    findings = find_faults(records, inspections={0: inspection}, sizes={0: (30, 40)})
     assert [finding.fault.text for finding in findings] == ["'1.png' is labelled as 30 x 40 pixels, the image has 40 x 30"]
-    fixed, changes = repair(records, images=None, inspections={0: inspection}, sizes={0: (30, 40)})
+    fixed, changes = repair(records, inspections={0: inspection}, sizes={0: (30, 40)})
     assert fixed[0].size == (40, 30) and len(changes) == 1
 
 
@@ -136,7 +136,7 @@ def test_repair_mends_each_kind_and_leaves_the_rest_alone(tmp_path: Path) -> Non
     )
     records = records_of(tmp_path, text)
     before = [record.rows.copy() for record in records]
-    fixed, changes = repair(records, images=None, inspections={}, sizes={0: (50, 50), 3: (50, 50)})
+    fixed, changes = repair(records, inspections={}, sizes={0: (50, 50), 3: (50, 50)})
     assert [record.path for record in fixed] == ["1.jpg", "2.jpg"]
     assert fixed[0].words == [
         [1, 1, 5, 5],
@@ -158,13 +158,13 @@ def test_repair_mends_each_kind_and_leaves_the_rest_alone(tmp_path: Path) -> Non
 
 def test_image_is_not_merged_into_one_that_is_left_out(tmp_path: Path) -> None:
     records = records_of(tmp_path, "# ../images/b.jpg\n1 1 3 3\n# b.jpg\n2 2 5 5\n# sub\\a.jpg\n1 1 9 9\n# sub/a.jpg\n3 3 9 9\n")
-    fixed, changes = repair(records, images=None, inspections={}, sizes={})
+    fixed, changes = repair(records, inspections={}, sizes={})
     assert [(record.path, len(record)) for record in fixed] == [("b.jpg", 1), ("sub\\a.jpg", 2)]
     assert [change.rpartition("; ")[2] for change in changes] == ["image left out", "faces moved to the first place"]
 
 
 def test_box_far_outside_its_image_is_left_out(tmp_path: Path) -> None:
-    fixed, changes = repair(records_of(tmp_path, "# 1.jpg\n90 90 5 5\n"), images=None, inspections={}, sizes={0: (50, 50)})
+    fixed, changes = repair(records_of(tmp_path, "# 1.jpg\n90 90 5 5\n"), inspections={}, sizes={0: (50, 50)})
     assert len(fixed[0]) == 0
     assert [change.rpartition("; ")[2] for change in changes] == ["clipped to the image", "left out"]
 
@@ -183,11 +183,11 @@ def test_repaired_label_checks_clean_once_written(tmp_path_factory: pytest.TempP
             lines.append(f"{' '.join(f'{value:.2f}' for value in box)} {places} 1")
     records = records_of(folder, "\n".join(lines) + "\n")
     sizes = dict.fromkeys(range(len(records)), (64, 48))
-    fixed, _ = repair(records, images=None, inspections={}, sizes=sizes)
+    fixed, _ = repair(records, inspections={}, sizes=sizes)
     if fixed:
         write_labels(fixed, folder / "fixed.txt")
         again = read_labels(folder / "fixed.txt")
-        assert find_faults(again, images=None, inspections={}, sizes=dict.fromkeys(range(len(again)), (64, 48))) == []
+        assert find_faults(again, inspections={}, sizes=dict.fromkeys(range(len(again)), (64, 48))) == []
 
 
 def test_duplicates_are_those_of_a_slow_search(rng: np.random.Generator) -> None:

@@ -45,7 +45,7 @@ def test_saved_settings_give_the_same_settings(preset: str, tmp_path: Path) -> N
         ("data.train=[a.txt, b c.txt]", ("a.txt", "b c.txt")),
         ("data.val=none", ()),
         ("data.train=my set #2/label.txt", ("my set #2/label.txt",)),
-        ("data.images=2024", "2024"),
+        ("data.images=2024", ("2024",)),
         ("model.landmarks=false", False),
         ("model.backbone_weights=none", None),
         ("model.min_sizes=[[8,11],[16,32]]", ((8, 11), (16, 32))),

@@ -128,7 +128,7 @@ def test_unreadable_image_is_named_and_replaced_by_another(tmp_path: Path) -> No
 def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
     label = make_set(tmp_path, "# 1.png\n# 2.png\n", ["1.png"])
     shutil.rmtree(tmp_path / "images")
-    with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image; data.images names their folder"):
+    with pytest.raises(ValueError, match="no image readable of 2: .*1.png: no such image; tried .*data.images names their folder"):
         FaceDataset([label], DataConfig(size=32)).check_readable()
 
 

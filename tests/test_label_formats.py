@@ -86,42 +86,41 @@ MALFORMED = {
         ("1.jpg\n2\n1 2 3 4 0 0 0 0 0 0\n2.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n", "{}:2: '1.jpg' announces 2 faces, found 1"),
         ("1.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n1 2 3 4 0 0 0 0 0 0\n", "{}:2: '1.jpg' announces 1 faces, found 2"),
         ("1.jpg\n1\n1 2 3 4 0\n", "{}:3: expected 4 or 10 numbers, found 5"),
-        ("1.jpg\n0\n2.jpg\n3.jpg\n", "{}:4: expected the number of faces in '2.jpg', found '3.jpg'"),
+        ("1.jpg\n0\n2.jpg\nthree\n", "{}:4: expected the number of faces in '2.jpg', found 'three'"),
     ],
     "coco": [
         ('{"images": [}', "{}:1: not a readable JSON file: Expecting value"),
         ('{"images": []}', "{}: expected a COCO file with lists of 'images' and 'annotations', found no 'annotations'"),
         ('{"images": 3, "annotations": []}', "{}: expected 'images' to be a list, found 3"),
-        ('{"images": [\n{"id": 1}], "annotations": []}', "{}:2: expected an image with 'id' and 'file_name', found {{'id': 1}}"),
+        ('{"images": [{"id": 1}], "annotations": 3}', "{}: expected 'annotations' to be a list, found 3"),
+        ('{"images": [{"id": 1}], "annotations": []}', "{}: image number 1: expected an image with 'id' and 'file_name', found {{'id': 1}}"),    # noqa: E501
         (
             '{"images": [{"id": 1, "file_name": "1.jpg"}],\n "annotations": [\n  {"id": 9, "image_id": 2, "bbox": [1, 2, 3, 4]}]}',
-            "{}:3: annotation 9 is of image 2, which the file does not list",
+            "{}: annotation 9: it is of image 2, which the file does not list",
         ),
         (
             '{"images": [{"id": 1, "file_name": "1.jpg"}],\n "annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, 3]}]}',
-            "{}:2: annotation 9: expected a 'bbox' of 4 numbers, found [1, 2, 3]",
+            "{}: annotation 9: expected a 'bbox' of 4 numbers, found [1, 2, 3]",
         ),
         (
             '{"images": [{"id": 1, "file_name": "a"}],\n"annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, 3, 4], "keypoints": [1]}]}',
-            "{}:2: annotation 9: expected 'keypoints' of 5 x 3 numbers, found [1]",
+            "{}: annotation 9: expected 'keypoints' of 5 x 3 numbers, found [1]",
         ),
         (
             '{"images": [{"id": 1, "file_name": "1.jpg"}],\n"annotations": [{"id": 9, "image_id": 1, "bbox": [1, 2, NaN, 4]}]}',
-            "{}:2: expected numbers below 1e+09, found '1 2 nan 4'",
+            "{}: annotation 9: expected numbers below 1e+09, found '1 2 nan 4'",
         ),
     ],
     "voc": [
-        ("<annotation>\n<object>", "{}:2: not a readable XML file: no element found"),
-        ("<html></html>", "{}:1: expected an 'annotation' of Pascal VOC, found 'html'"),
-        ("<annotation>\n</annotation>", "{}:1: expected a 'filename' in 'annotation', found none"),
+        ("<annotation>\n<object>", "{}:2: not a readable XML file: no element found: line 2, column 8"),
+        ("<html></html>", "{}: expected an 'annotation' of Pascal VOC, found 'html'"),
         (
             "<annotation><filename>1.jpg</filename>\n<object><name>face</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",
-            "{}:2: expected a 'bndbox' of numbers xmin, ymin, xmax, ymax, found 1, , , ",
+            "{}: object 1: expected a 'bndbox' of numbers xmin, ymin, xmax, ymax, found 1, none, none, none",
         ),
-        ('<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation/>', "{}:1: not a readable XML file: it declares entities, which are not supported"),
     ],
     "yolo": [
-        ("0 0.5 0.5 0.1 0.1\n0 0.5 0.5\n", "{}:2: expected 5, 15 or 20 numbers, found 3"),
+        ("0 0.5 0.5 0.1 0.1\n0 0.5 0.5\n", "{}:2: expected 5, 15 or 20 numbers, or the corners of a polygon, found 3"),
         ("face 0.5 0.5 0.1 0.1\n", "{}:1: expected the number of a class, found 'face'"),
         ("0 0.5 half 0.1 0.1\n", "{}:1: expected numbers, found '0 0.5 half 0.1 0.1'"),
         ("0 0.5 0.5 nan 0.1\n", "{}:1: expected numbers below 1e+09, found 'nan 18 nan 4'"),
@@ -253,7 +252,7 @@ def test_coco_ids_may_be_text_or_whole_floats_and_unlisted_ones_are_told(tmp_pat
     without = [{"image_id": 1, "bbox": [0, 0, 5, 5]}]
     assert len(read_labels(coco_of(tmp_path, images=images, annotations=without, categories=categories[:1]))[0]) == 1
     unlisted = coco_of(tmp_path, images=images, annotations=[{**annotations[0], "category_id": 9}], categories=categories)
-    with pytest.raises(ValueError, match="annotation None is of category 9, which the file does not list"):
+    with pytest.raises(ValueError, match="annotation 1: it is of category 9, which the file does not list"):
         read_labels(unlisted)
 
 
@@ -273,7 +272,7 @@ def test_coco_face_with_other_points_keeps_its_box_where_faults_are_collected(tm
 @pytest.mark.parametrize("name", ["x\ny.jpg", " s.jpg", "\ud800.jpg", "IMG 12 34"])
 def test_name_that_no_label_can_hold_is_refused(name: str, tmp_path: Path) -> None:
     records = read_labels(coco_of(tmp_path, images=[{"id": 1, "file_name": name}], annotations=[]))
-    with pytest.raises(ValueError, match="a.json:1: .* is a name that a RetinaFace label cannot hold"):
+    with pytest.raises(ValueError, match="a.json: image 1: .* is a name that a RetinaFace label cannot hold"):
         write_labels(records, tmp_path / "label.txt")
     assert not (tmp_path / "label.txt").exists()
 
@@ -298,7 +297,7 @@ def test_folder_of_neither_or_both_kinds_is_asked_about(tmp_path: Path) -> None:
     (tmp_path / "set" / "label.txt").write_text("# 1.jpg\n")
     with pytest.raises(ValueError, match=r"expected a folder of YOLO files, found a label file in it: name .*label.txt"):
         read_labels(tmp_path / "set")
-    with pytest.raises(ValueError, match="data.format=yolo: expected a folder of label files"):
+    with pytest.raises(ValueError, match="expected a folder of YOLO's label files or a list of images"):
         read_labels(tmp_path / "1.txt", config=DataConfig(format="yolo"))
 
 

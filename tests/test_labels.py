@@ -88,9 +88,11 @@ def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
 
 
 def test_images_lie_beside_the_label_or_where_told(tmp_path: Path) -> None:
-    (record,) = read_labels(write(tmp_path / "mylabel.txt", "# a/1.jpg\n"))
-    assert image_path(record, None) == tmp_path / "images" / "a" / "1.jpg"
-    assert image_path(record, "elsewhere") == Path("elsewhere/a/1.jpg")
+    label = write(tmp_path / "mylabel.txt", "# a/1.jpg\n")
+    (record,) = read_labels(label)
+    assert image_path(record) == tmp_path / "images" / "a" / "1.jpg"
+    (record,) = read_labels(label, images="elsewhere")
+    assert image_path(record) == Path("elsewhere/a/1.jpg")
 
 
 def test_sizes_are_read_and_their_faults_named(tmp_path: Path) -> None:

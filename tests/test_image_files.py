@@ -1,0 +1,174 @@
+"""From the name of an image in a label file to the image file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RunScript
+
+from config import DataConfig
+from data.dataset import FaceDataset
+from data.image_files import ImageFolder
+from data.labels import read_labels
+from data.records import Fault, image_path
+from utils.images import write_image
+
+
+def place(*paths: Path) -> None:
+    for path in paths:
+        write_image(path, np.zeros((48, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("sub\\a.jpg", "sub/a.jpg"),
+        ("./sub/a.jpg", "./sub/a.jpg"),
+        ("images\\sub\\a.jpg", "sub/a.jpg"),
+        ("images/b.PNG", "b.png"),
+        ("B.png", "b.png"),
+        ("b", "b.png"),
+        ("v1.2", "v1.2.jpg"),
+        ("missing.jpg", None),
+        ("a.png", None),    # another file of the same stem is another image
+        ("../images/a.jpg", None),
+        ("/a.jpg", None),
+        ("C:\\images\\a.jpg", None),
+    ],
+)
+def test_name_is_matched_to_the_file_that_it_means(name: str, file: str | None, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    place(*(root / each for each in ("a.jpg", "sub/a.jpg", "b.png", "v1.2.jpg", "only/c.jpg")))
+    assert ImageFolder(root).find(name) == ([] if file is None else [file])
+
+
+def test_name_that_several_files_fit_is_a_problem_that_names_them(tmp_path: Path) -> None:
+    place(tmp_path / "images" / "a.jpg", tmp_path / "images" / "a.png")
+    label = tmp_path / "label.txt"
+    label.write_text("# a\n1 1 9 9\n")
+    with pytest.raises(ValueError, match=r"label.txt:1: 'a' may be a.jpg or a.png in .*images"):
+        read_labels(label)
+    problems: list[Fault] = []
+    (record,) = read_labels(label, complain=problems.append)
+    assert record.incomplete and [each.reason for each in problems] == ["ambiguous image name"]
+
+
+def test_folders_are_listed_once_and_only_where_names_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(*(tmp_path / "images" / f"{event}" / f"{n}.jpg" for event in "ab" for n in range(30)))
+    (tmp_path / "label.txt").write_text("".join(f"# {event}/{n}.jpg\n1 1 9 9\n" for event in "ab" for n in range(30)))
+    listed: list[str] = []
+    import data.image_files
+
+    scandir = data.image_files.os.scandir
+    monkeypatch.setattr(data.image_files.os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    monkeypatch.setattr(Path, "exists", lambda self: pytest.fail("a file is looked up by itself"))
+    records = read_labels(tmp_path / "label.txt")
+    assert len(records) == 60 and len(listed) == len(set(listed)) == 2
+
+
+def write_coco(path: Path, names: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"id": n, "file_name": name, "width": 64, "height": 48} for n, name in enumerate(names)]
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10, 10, 20, 20]} for n in range(len(names))]
+    categories = [{"id": 1, "name": "face"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def write_wider(path: Path, names: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n1\n10 10 20 20 0 0 0 0 0 0 \n" for name in names))
+
+
+LAYOUTS = {    # the label of each split, its images, and the names in the label
+    "datumaro, CVAT": ("annotations/instances_{}.json", "images/{}", "{}_{}.jpg"),
+    "Roboflow": ("{}/_annotations.coco.json", "{}", "{}_{}.jpg"),
+    "COCO": ("annotations/instances_{}2017.json", "{}2017", "{}_{}.jpg"),
+    "FiftyOne": ("{}/labels.json", "{}/data", "{}_{}.jpg"),
+    "Label Studio": ("{}/result.json", "{}/images", "images\\{}_{}.jpg"),
+    "official WIDER": ("wider_face_split/wider_face_{}_bbx_gt.txt", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
+    "one folder": ("{}.json", "images", "{}_{}.jpg"),
+}
+
+
+def make_layout(folder: Path, name: str, *, splits: tuple[str, ...] = ("train", "val")) -> list[Path]:
+    label, images, pattern = LAYOUTS[name]
+    labels = []
+    for split in splits:
+        names = [pattern.format(split, n) for n in range(3)]
+        for each in names:
+            file = each.replace("images\\", "")
+            place(folder / images.format(split) / file)
+        labels.append(folder / label.format(split))
+        (write_wider if labels[-1].suffix == ".txt" else write_coco)(labels[-1], names)
+    return labels
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_images_of_usual_layouts_are_found_without_a_setting(name: str, tmp_path: Path) -> None:
+    for label in make_layout(tmp_path, name):
+        dataset = FaceDataset([label])
+        assert [dataset.image(index).shape for index in range(3)] == [(48, 64, 3)] * 3
+        # Predictions keep the names of the label.
+        assert dataset.table.name(0) == read_labels(label)[0].path
+
+
+@pytest.mark.parametrize("name", ["datumaro, CVAT", "official WIDER"])
+def test_usual_layouts_train_with_validation(name: str, tmp_path: Path, run: RunScript) -> None:
+    train, val = make_layout(tmp_path, name)
+    result = run(
+        "train", "--preset", "demo", f"data.train={train}", f"data.val={val}", "data.size=64", "data.workers=0",
+        "train.epochs=1", "train.batch_size=3", "train.device=cpu", "--output", tmp_path / "run",
+    )    # fmt: skip
+    assert result.code == 0 and ", AP50 " in result.out
+
+
+def test_each_label_file_may_have_its_own_image_folder(tmp_path: Path, run: RunScript) -> None:
+    labels = []
+    for split in ("train", "val"):
+        write_coco(tmp_path / f"{split}.json", ["a.jpg"])
+        write_image(tmp_path / "far" / split / "x" / "a.jpg", np.full((48, 64, 3), len(labels) * 50, np.uint8))
+        labels.append(tmp_path / f"{split}.json")
+    folders = [str(tmp_path / "far" / split / "x") for split in ("train", "val")]
+    dataset = FaceDataset(labels, DataConfig(images=tuple(folders)))
+    assert [int(dataset.image(index).mean()) for index in (0, 1)] == [0, 50]
+    settings = [
+        f"data.train={labels[0]}", f"data.val={labels[1]}", f"data.images=[{', '.join(folders)}]",
+        "data.size=64", "data.workers=0", "train.epochs=1", "train.batch_size=1", "train.device=cpu",
+    ]    # fmt: skip
+    assert run("train", "--preset", "demo", *settings, "--output", tmp_path / "run").code == 0
+    wrong = run("train", "--preset", "demo", *settings, f"data.images=[{folders[0]}, b, c]", "--output", tmp_path / "no")
+    assert "data.images: expected one folder, or one for each of the 2 label files, found 3" in wrong.complaint
+
+
+def test_folders_that_were_tried_are_named_where_no_image_is_found(tmp_path: Path, run: RunScript) -> None:
+    (train, val) = make_layout(tmp_path, "datumaro, CVAT")
+    shutil.rmtree(tmp_path / "images")
+    checked = run("analyze_data", train, "--check")
+    assert checked.code == 1 and "no image could be opened: tried" in checked.out
+    assert str(tmp_path / "images" / "train") in checked.out
+    failed = run("train", "--preset", "demo", f"data.train={train}", f"data.val={val}", "--output", tmp_path / "run")
+    assert "no image readable of 3" in failed.complaint and str(tmp_path / "images" / "train") in failed.complaint
+
+
+def test_file_named_like_the_xml_is_taken_where_voc_names_none(tmp_path: Path) -> None:
+    place(tmp_path / "JPEGImages" / "a.jpg", tmp_path / "JPEGImages" / "b.jpg")
+    folder = tmp_path / "Annotations"
+    folder.mkdir()
+    box = "<object><name>face</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    for stem, name in (("a", "a"), ("b", "other.jpg")):
+        (folder / f"{stem}.xml").write_text(f"<annotation><filename>{name}</filename>{box}</annotation>")
+    records = read_labels(tmp_path)
+    assert [image_path(record) for record in records] == [tmp_path / "JPEGImages" / f"{stem}.jpg" for stem in "ab"]
+
+
+def test_byte_order_mark_hides_no_line(tmp_path: Path, run: RunScript) -> None:
+    (tmp_path / "label.txt").write_text("# a.jpg\n90 10 20 20\n# b.jpg\n1 1 2 2\n")
+    (tmp_path / "sizes.txt").write_text("\ufeffa.jpg 100 50\nb.jpg 100 50\n", encoding="utf-8")
+    result = run("analyze_data", tmp_path / "label.txt", "--sizes", tmp_path / "sizes.txt", "--output", tmp_path / "out")
+    total = json.loads((tmp_path / "out" / "statistics.json").read_text())["total"]
+    assert result.code == 0 and total["out_of_range_faces"] == 1

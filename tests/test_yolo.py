@@ -1,0 +1,156 @@
+"""YOLO's sets as other tools write them."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RunScript
+
+from config import DataConfig
+from data.labels import read_labels
+from data.records import FaceRecord, Fault, image_path
+from utils.images import write_image
+
+BOX = "0 0.5 0.5 0.2 0.4"    # of 160 x 160 pixels: x y w h are 64 48 32 64
+POLYGON_7 = "0 0.2 0.3 0.3 0.25 0.4 0.3 0.45 0.4 0.4 0.5 0.3 0.55 0.2 0.5"    # seven corners: 15 numbers
+
+
+def make_set(folder: Path, labels: dict[str, str], *, images: list[str] | None = None) -> Path:
+    (folder / "labels").mkdir(parents=True)
+    for name, text in labels.items():
+        (folder / "labels" / f"{name}.txt").write_text(text)
+    for name in list(labels) if images is None else images:
+        write_image(folder / "images" / f"{name}.jpg", np.zeros((160, 160, 3), np.uint8))
+    return folder
+
+
+def boxes(record: FaceRecord) -> list[list[float]]:
+    rows = record.boxes.astype(float).copy()
+    rows[:, 2:] -= rows[:, :2]
+    return rows.round(2).tolist()    # type: ignore[no-any-return]
+
+
+def test_corners_of_polygons_and_turned_boxes_become_the_box_around_them(tmp_path: Path) -> None:
+    turned = "0 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5"
+    folder = make_set(tmp_path, {"a": f"{POLYGON_7}\n{turned}\n{BOX}\n"})
+    (record,) = read_labels(folder)
+    assert boxes(record) == [[32, 40, 40, 48], [40, 40, 80, 80], [64, 48, 32, 64]]
+    assert not record.has_landmarks.any() and not record.incomplete
+
+
+def test_five_points_outside_their_box_are_reported_not_learned(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a": f"{POLYGON_7}\n{BOX}\n", "b": f"{BOX}\n"})
+    with pytest.raises(ValueError, match=r"a.txt:1: most of its points lie outside its box"):
+        read_labels(folder)
+    problems: list[Fault] = []
+    first, second = read_labels(folder, complain=problems.append)
+    assert first.incomplete and not second.incomplete and len(problems) == 1
+
+
+def test_points_of_five_pairs_written_0_0_are_not_labelled(tmp_path: Path) -> None:
+    points = "0.45 0.45 0.55 0.45 0 0 0.46 0.6 0.54 0.6"
+    (record,) = read_labels(make_set(tmp_path, {"a": f"{BOX} {points}\n"}))
+    assert record.has_landmarks[0].tolist() == [True, True, False, True, True]
+    assert record.landmarks[0, 0].tolist() == pytest.approx([72, 72])
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (f"{BOX} 0.93", "found 6; the sixth may be the score of a prediction"),
+        ("0 64 48 32 64", "expected fractions of the image's width and height, found 64, which may be pixels"),
+        ("0 0.5 0.5 0.2", "found 4"),
+    ],
+)
+def test_lines_of_another_kind_are_named(line: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"a.txt:2: .*{problem}"):
+        read_labels(make_set(tmp_path, {"a": f"{BOX}\n{line}\n"}))
+
+
+def test_image_without_a_label_file_has_no_faces_and_is_told_of(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"b": BOX, "c": ""}, images=["a", "b", "c", "d"])
+    with pytest.warns(UserWarning, match=r"2 images in .*images have no label file and count as images without faces: a.jpg, d.jpg"):
+        records = read_labels(folder)
+    assert {record.path: len(record) for record in records} == {"b.jpg": 1, "c.jpg": 0, "a.jpg": 0, "d.jpg": 0}
+    checked = run("analyze_data", folder, "--check")
+    assert checked.code == 1 and "1 x image without a label" in checked.out and "in 4 images, 4 of them opened" in checked.out
+
+
+def test_images_of_another_split_in_one_folder_are_no_negatives(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / f"{name}.txt").write_text(BOX)
+        write_image(tmp_path / "images" / f"{name}.jpg", np.zeros((160, 160, 3), np.uint8))
+    with pytest.warns(UserWarning, match="1 images in .*images have no label file and are left out: b.jpg"):
+        (record,) = read_labels(tmp_path / "labels" / "train")
+    assert record.path == "a.jpg" and len(record) == 1
+
+
+def test_hidden_and_odd_files_do_not_decide_over_the_set(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX, "odd": BOX})
+    (folder / "labels" / "._a.txt").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (folder / "labels" / ".ipynb_checkpoints").mkdir()
+    (folder / "labels" / ".ipynb_checkpoints" / "a-checkpoint.txt").write_text(BOX)
+    (folder / "labels" / "odd.txt").write_bytes(codecs.BOM_UTF16_LE + BOX.encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"odd.txt: not a readable label file: expected text in UTF-8"):
+        read_labels(folder)
+    checked = run("analyze_data", folder, "--check")
+    assert checked.code == 1 and "odd.txt: not a readable label file" in checked.out and "1 fault in 1 image," in checked.out
+    fixed = run("analyze_data", folder, "--fix", tmp_path / "fixed.txt")
+    assert (tmp_path / "fixed.txt").read_text().count("# ") == 1 and "1 image, 1 face" in fixed.out
+
+
+def test_files_beside_the_labels_are_no_labels_and_name_the_classes(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a": f"{BOX}\n1 0.5 0.5 0.1 0.1\n"})
+    for name, text in {
+        "train.txt": "data/a.jpg\n", "README.roboflow.txt": "face - v1\n==\nexported 2024\n", "notes.txt": "3 of them are blurred\n",
+        "classes.txt": "Face\nhand\n",
+    }.items():    # fmt: skip
+        (folder / "labels" / name).write_text(text)
+    (record,) = read_labels(folder)
+    assert boxes(record) == [[64, 48, 32, 64]]    # the class named Face
+    (record,) = read_labels(folder, config=DataConfig(classes=("hand",)))
+    assert boxes(record) == [[72, 72, 16, 16]]
+    (folder / "labels" / "classes.txt").unlink()
+    (folder / "data.yaml").write_text("nc: 2\nnames:\n  0: hand\n  1: face\n")
+    (record,) = read_labels(folder)
+    assert boxes(record) == [[72, 72, 16, 16]]
+
+
+def test_list_of_images_is_read_as_the_labels_of_those(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", {"a": BOX, "b": "", "c": BOX})
+    (folder / "train.txt").write_text("data/set/images/a.jpg\nimages/b.jpg\n")
+    records = read_labels(folder / "train.txt")
+    assert [(image_path(record).name, len(record)) for record in records] == [("a.jpg", 1), ("b.jpg", 0)]
+    (folder / "bad.txt").write_text("images/a.jpg\nimages/no.jpg\n")
+    with pytest.raises(ValueError, match=r"bad.txt: expected images with YOLO labels, one a line; 'images/no.jpg': no such image"):
+        read_labels(folder / "bad.txt")
+
+
+def test_label_named_after_the_whole_file_is_for_that_image(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a.jpg": BOX}, images=["a"])
+    (record,) = read_labels(folder)
+    assert (record.path, len(record)) == ("a.jpg", 1)
+
+
+def test_faces_of_a_missing_image_are_not_converted_to_background(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX, "gone": BOX}, images=["a"])
+    result = run("analyze_data", folder, "--convert", tmp_path / "label.txt")
+    assert result.code == 1 and "gone.jpg is not known" in result.err and "1 image, 1 face; 1 image left out" in result.out
+    assert "gone" not in (tmp_path / "label.txt").read_text()
+    assert run("analyze_data", folder, "--fix", tmp_path / "fixed.txt").code == 1
+    assert "gone" not in (tmp_path / "fixed.txt").read_text() and "gone" in (tmp_path / "fixed.txt.changes.txt").read_text()
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 0.2 0.4 0.1", "0 nan 0.5 0.2 0.4", "0 a b c d"])
+def test_unreadable_face_does_not_become_background(line: str, tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX, "b": f"{BOX}\n{line}\n"})
+    result = run("analyze_data", folder, "--fix", tmp_path / "fixed.txt")
+    assert result.code == 1 and (tmp_path / "fixed.txt").read_text().startswith("# a.jpg\n")
+    assert "b.jpg" not in (tmp_path / "fixed.txt").read_text()
+    (folder / "labels" / "a.txt").write_text(line)
+    failed = run("analyze_data", folder, "--fix", tmp_path / "none.txt")
+    assert "no image is left" in failed.complaint and not (tmp_path / "none.txt").exists()
