@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from data.dataset import FaceDataset, Sample
 from utils.memory import keep_freed_memory
+from utils.shortage import ADVICE, advise, find_shortage
 from utils.structures import Target
 
+R = TypeVar("R")
+DYING_SECONDS = 1.0    # in which a process that is about to end does so
 
 class Batch(NamedTuple):
     """images (B,3,S,S) uint8 with channels last in memory, a Target for each, their files, the faults of files that could not be
@@ -106,30 +118,130 @@ class FaceLoader:
     ):
         self.device = torch.device(device)
         self.sampler = EpochSampler(len(dataset), batch_size=batch_size, seed=dataset.seed, rank=rank, world_size=world_size)
+        self._setting = f"data.workers={workers}"
         workers = min(workers, cores(), len(self.sampler))
-        loader: DataLoader[Sample] = DataLoader(
-            dataset,
-            batch_sampler=self.sampler,
+        self._loader: DataLoader[PackedBatch | Exception] = DataLoader(
+            _Batches(dataset),    # type: ignore[arg-type]
+            sampler=self.sampler,
+            batch_size=None,    # the dataset makes whole batches
+            collate_fn=_identity,
             num_workers=workers,
             persistent_workers=workers > 0,
-            collate_fn=collate,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_start_worker,
         )
-        # Workers end when the last reference to what holds them goes, at the interpreter's exit too: they do not heed its SIGTERM.
-        self._held: dict[str, Any] = {"loader": loader}
-        weakref.finalize(self, self._held.clear)
+        self._processes: list[BaseProcess] = []
+        # Workers ignore SIGTERM, by which multiprocessing asks them to end before it waits for them
+        # at the exit of the program. This comes first there.
+        Finalize(self, _kill, args=(self._processes,), exitpriority=1)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
         return len(self.sampler)
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 0, from batch `first` on."""
+        """The batches of an epoch, counted from 0, from batch `first` on.
+
+        What a dataset raises in a worker is raised here. OSError in one line for a worker that
+        died, or for which shared memory or open files do not suffice.
+        """
         self.sampler.start(epoch=epoch, first=first)
-        self._held["batches"] = iter(self._held["loader"])
-        while (packed := next(self._held["batches"], None)) is not None:
-            yield packed.to(self.device).unpack()
+        try:
+            batches = self._call(self._start)
+            while (packed := self._call(lambda: next(batches, None))) is not None:
+                yield packed.to(self.device).unpack()
+        except GeneratorExit:    # left early: the workers wait for the next epoch
+            raise
+        except BaseException:
+            _kill(self._processes)
+            raise
+
+    def _start(self) -> Iterator[PackedBatch | Exception]:
+        """Start an epoch, and with the first one the workers."""
+        others = set(active_children())
+        with _own_child_signal():
+            try:
+                return iter(self._loader)
+            finally:
+                self._processes += set(active_children()) - others
+
+    def _call(self, ask: Callable[[], R | Exception]) -> R:
+        """Return what the workers answer; raise in one line what went wrong with them."""
+        try:
+            self._check_workers()    # a batch of a dead one never comes
+            answer = ask()
+        except (RuntimeError, OSError, EOFError) as error:
+            self._check_workers(seconds=DYING_SECONDS)    # its death may show here first
+            answer = error
+        if not isinstance(answer, Exception):
+            return answer
+        kind = find_shortage(answer)
+        if kind is None and isinstance(answer, (EOFError, ConnectionError)):
+            kind = errno.ECHILD
+        if kind is None or not self._processes:
+            raise answer
+        raise OSError(self._advise(errno.ECHILD if kind == errno.ENOMEM else kind)) from None
+
+    def _check_workers(self, *, seconds: float = 0.0) -> None:
+        """Raise OSError if a worker has ended, or does so within some seconds."""
+        if seconds and self._processes:
+            wait([process.sentinel for process in self._processes], timeout=seconds)
+        for process in self._processes:
+            if process.exitcode is not None:
+                raise OSError(self._explain(process.exitcode))
+
+    def _explain(self, code: int) -> str:
+        """Say in one line why a worker ended, and what helps."""
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if reason == "SIGBUS":    # what writing beyond a full /dev/shm ends with
+            return self._advise(errno.ENOSPC)
+        if reason == "SIGKILL" or code == errno.ENOMEM:
+            return self._advise(errno.ECHILD)
+        if code in ADVICE:
+            return self._advise(code)
+        return f"a data worker ended with {reason}; use --resume, maybe with data.workers=0"
+
+    def _advise(self, kind: int) -> str:
+        return advise(kind, workers=self._setting)
+
+
+class _Batches(Dataset["PackedBatch | Exception"]):
+    """Makes the batch of some (epoch, index) pairs, or gives what went wrong as a value: raised in
+    a worker, it would come out as the text of a traceback."""
+
+    def __init__(self, dataset: FaceDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, keys: list[tuple[int, int]]) -> PackedBatch | Exception:
+        try:
+            return collate([self.dataset[key] for key in keys])
+        except (ValueError, OSError, MemoryError) as error:
+            return error
+        except RuntimeError as error:
+            if find_shortage(error) is None:
+                raise
+            return error
+
+
+@contextmanager
+def _own_child_signal() -> Iterator[None]:
+    """Keep PyTorch from handling SIGCHLD.
+
+    It would raise an error when a worker dies, wherever the training happens to be, such as in the
+    middle of a file. `FaceLoader` notices the death at the next batch.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
 
 
 def collate(samples: Sequence[Sample]) -> PackedBatch:
@@ -170,7 +282,31 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGBUS", "SIGSEGV", "SIGFPE"):    # else PyTorch prints a line of its own
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    # A batch that cannot be sent would be dropped with a traceback, and waited for without end: by
+    # the thread that fills the queue, or by the one that hands out the files of its tensors.
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)    # type: ignore[attr-defined]
+    sys.excepthook = lambda kind, error, place: _end_worker(error)
     keep_freed_memory()
+
+
+def _end_worker(error: BaseException, batch: object = None) -> None:
+    """End a worker that cannot send a batch, with an exit code that says what is short."""
+    kind = find_shortage(error)
+    if kind is None:
+        traceback.print_exception(error)
+    os._exit(kind or 1)
+
+
+def _kill(processes: list[BaseProcess]) -> None:
+    """End worker processes whatever they are doing, and forget them."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(timeout=DYING_SECONDS)
+    processes.clear()
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -24,7 +24,9 @@ def without_faces(label: Path, folder: Path) -> Path:
     return folder / "label.txt"
 
 
-def test_training_set_without_a_face_is_refused(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+def test_training_set_without_a_face_is_refused(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
     label = without_faces(drawn_set, tmp_path / "set")
     result = run("train", *arguments(label, tmp_path / "run"))
     assert result.complaint == (
@@ -34,16 +36,26 @@ def test_training_set_without_a_face_is_refused(drawn_set: Path, tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_training_set_of_ignored_faces_is_refused(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+def test_training_set_of_ignored_faces_is_refused(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
     result = run("train", *arguments(drawn_set, tmp_path / "run", "data.ignore_smaller=1000"))
-    assert "boxes are ignored or without area; is data.ignore_smaller too large?" in result.complaint
-    result = run("train", "--dry-run", *arguments(drawn_set, tmp_path / "run", "data.ignore_smaller=1000"))
+    assert (
+        "boxes are ignored or without area; is data.ignore_smaller too large?" in result.complaint
+    )
+    result = run(
+        "train", "--dry-run", *arguments(drawn_set, tmp_path / "run", "data.ignore_smaller=1000")
+    )
     assert "boxes are ignored or without area" in result.complaint
 
 
-def test_images_without_faces_may_stand_beside_others(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+def test_images_without_faces_may_stand_beside_others(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
     negatives = without_faces(drawn_set, tmp_path / "set")
-    words = arguments(drawn_set, tmp_path / "run", f"data.train=[{drawn_set},{negatives}]", "train.max_steps=1")
+    words = arguments(
+        drawn_set, tmp_path / "run", f"data.train=[{drawn_set},{negatives}]", "train.max_steps=1"
+    )
     result = run("train", *words)
     assert (result.code, result.err) == (0, "")
     assert "24 images with " in result.out
@@ -54,7 +66,12 @@ def test_validation_without_faces_has_no_ap50_and_the_loss_decides(
 ) -> None:
     label = without_faces(drawn_set, tmp_path / "set")
     output = tmp_path / "run"
-    result = run("train", *arguments(drawn_set, output, f"data.val={label}", "train.epochs=3", "train.validate_every=2"))
+    result = run(
+        "train",
+        *arguments(
+            drawn_set, output, f"data.val={label}", "train.epochs=3", "train.validate_every=2"
+        ),
+    )
     assert result.code == 0, result.err
     assert result.err.count("\n") == 1 and f"warning: no face in data.val: {label}; " in result.err
     assert "AP50 " not in result.out and "best.pth: epoch " in result.out
@@ -62,7 +79,9 @@ def test_validation_without_faces_has_no_ap50_and_the_loss_decides(
         rows = list(csv.DictReader(file))
     assert [row["ap50"] for row in rows] == ["", "", ""]
     best = read_checkpoint(output / "best.pth")
-    assert "ap50" not in best and best["total"] == pytest.approx(min(float(row["total"]) for row in rows))
+    assert "ap50" not in best and best["total"] == pytest.approx(
+        min(float(row["total"]) for row in rows)
+    )
     assert (output / "detections.png").exists() and len(losses(output)) > 0
     assert find_run(str(output)).ap50 is None
 

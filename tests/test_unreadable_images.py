@@ -47,7 +47,9 @@ def test_replacement_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> No
     other[0, 7]    # what was asked for before makes no difference
     assert one[3, 5].path == other[3, 5].path
     assert torch.equal(one[3, 5].image, other[3, 5].image)
-    seeds = [FaceDataset([tmp_path / "label.txt"], DataConfig(size=32), seed=seed) for seed in range(8)]
+    seeds = [
+        FaceDataset([tmp_path / "label.txt"], DataConfig(size=32), seed=seed) for seed in range(8)
+    ]
     assert len({dataset[3, 5].path for dataset in seeds}) > 1
     assert len({one[epoch, 5].path for epoch in range(8)}) > 1
 
@@ -61,7 +63,9 @@ def test_mosaic_reports_the_image_asked_for_only(tmp_path: Path) -> None:
 
 def test_single_readable_image_is_found(tmp_path: Path) -> None:
     missing = [f"{number:03d}.png" for number in range(300)]
-    dataset = FaceDataset([make_set(tmp_path, readable=["x.png"], missing=missing)], DataConfig(size=32))
+    dataset = FaceDataset(
+        [make_set(tmp_path, readable=["x.png"], missing=missing)], DataConfig(size=32)
+    )
     assert {Path(dataset[0, index].path).name for index in range(0, 301, 20)} == {"x.png"}
 
 
@@ -70,7 +74,9 @@ class Attempts:
 
     def __init__(self, folder: Path, images: int, monkeypatch: pytest.MonkeyPatch):
         names = [f"{number:06d}.png" for number in range(images)]
-        self.dataset = FaceDataset([make_set(folder, readable=[], missing=names)], DataConfig(size=32))
+        self.dataset = FaceDataset(
+            [make_set(folder, readable=[], missing=names)], DataConfig(size=32)
+        )
         self.paths: list[str] = []
         monkeypatch.setattr("data.dataset.read_file", self.read)
 
@@ -85,14 +91,18 @@ def test_set_whose_images_have_gone_is_given_up_soon(
 ) -> None:
     attempts = Attempts(tmp_path, images, monkeypatch)
     tries = min(images, REPLACEMENTS)
-    message = f"no image readable of {tries}: .*000001.png: no such image; data.images names their folder"
+    message = (
+        f"no image readable of {tries}: .*000001.png: no such image; data.images names their folder"
+    )
     with pytest.raises(ValueError, match=message):
         attempts.dataset[0, 1]
     assert len(attempts.paths) <= tries + 1
     assert len(set(attempts.paths)) >= tries
 
 
-def test_work_for_a_sample_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_for_a_sample_does_not_grow_with_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A set that only claims to be a million times larger takes as much memory for a sample."""
     import tracemalloc
 

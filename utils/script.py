@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from utils.shortage import advise, find_shortage
+
 DONE, DONE_WITH_FAULTS, FAILED = 0, 1, 2
 INTERRUPTED, OUTPUT_CLOSED = 130, 141    # what a shell gives for Ctrl-C, and for a reader that went away
 INTERRUPT_AFTER = 1.0    # seconds after the first signal
@@ -37,9 +39,10 @@ def run_script(main: Callable[[], int], name: str) -> int:
             print(one_line(f"{name}: {error}"), file=sys.stderr)
             return FAILED
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            shortage = find_shortage(error)
+            if shortage is None:    # a bug, which its traceback helps to find
                 raise
-            print(f"{name}: out of memory; a smaller train.batch_size, data.size or test.size needs less", file=sys.stderr)
+            print(f"{name}: {advise(shortage)}", file=sys.stderr)
             return FAILED
         except KeyboardInterrupt:
             print(f"{name}: interrupted", file=sys.stderr)
