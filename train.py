@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import utils.import_errors  # noqa: F401 - the first, since it explains the errors of the others
+
+# isort: split
 import argparse
 import math
 import socket

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import signal
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +50,7 @@ ACTIONS = {
     "path outside the image folder": IMAGE_LEFT_OUT,
     "missing image": IMAGE_LEFT_OUT,
     "unreadable image": IMAGE_LEFT_OUT,
+    "damaged image": IMAGE_LEFT_OUT,
     "image turned by EXIF": IMAGE_LEFT_OUT,
     "wrong image size": "size of the image taken",
     "wrong count": "faces taken as they are",
@@ -70,9 +74,37 @@ class Inspection(NamedTuple):
 
 
 def inspect_images(records: Sequence[FaceRecord]) -> Iterable[Inspection]:
-    """Decode each record's image, on all cores, in their order."""
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(inspect_image, (image_path(record) for record in records))
+    """Decode each record's image, on all cores, in their order.
+
+    In processes, since what a decoder prints on its error output can only be caught, and told apart
+    by image, where one image is decoded at a time.
+    """
+    paths = [image_path(record) for record in records]
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(initializer=_catch_decoders, initargs=(folder,)) as pool:
+        yield from pool.map(_inspect_and_listen, paths, chunksize=max(1, min(64, len(paths) // 32)))
+
+
+def _catch_decoders(folder: str) -> None:
+    """Have this process's error output go to a file of its own."""
+    global _decoders_say
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the main process's
+    _decoders_say = os.open(Path(folder, str(os.getpid())), os.O_RDWR | os.O_CREAT)
+    os.dup2(_decoders_say, 2)
+
+
+_decoders_say = -1
+
+
+def _inspect_and_listen(path: Path) -> Inspection:
+    """Inspect an image, and take what its decoder prints for damage."""
+    os.ftruncate(_decoders_say, 0)
+    os.lseek(_decoders_say, 0, os.SEEK_SET)
+    inspection = inspect_image(path)
+    os.lseek(_decoders_say, 0, os.SEEK_SET)
+    said = " ".join(os.read(_decoders_say, 1000).decode(errors="replace").split())
+    if said and inspection.fault is None:
+        return inspection._replace(fault=("damaged image", f"{path}: damaged: {said[:100]}"))
+    return inspection
 
 
 def inspect_image(path: Path) -> Inspection:

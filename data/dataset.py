@@ -23,12 +23,11 @@ from data.penn_fudan import Regions, read_regions
 from data.records import FaceRecord, face_rows, has_area, image_path
 from utils.arrays import FloatArray, Image
 from utils.image_header import UPRIGHT, ImageHeader, parse_header
-from utils.images import decode_image, read_file, read_image
+from utils.images import JPEG_START, decode_image, read_file, read_image
 from utils.memory import keep_freed_memory
 from utils.structures import Photo, Target
 from utils.threads import run_ahead
 
-JPEG_START = b"\xff\xd8"
 HEADER_BYTES = 2**16    # where nearly every JPEG has its size
 READERS = 4    # threads that read photos
 REDUCTIONS = (8, 4, 2)    # that a JPEG can be decoded at

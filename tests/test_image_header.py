@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils.image_header import ImageHeader, have_many_sizes, parse_header, read_header
 from utils.images import write_image
@@ -92,3 +94,15 @@ def test_many_sizes_are_told_from_few(tmp_path: Path) -> None:
     assert not have_many_sizes(sorted((tmp_path / "many").iterdir())[:5])
     assert not have_many_sizes([tmp_path / "none.png"])
     assert not have_many_sizes([])
+
+
+def test_huge_images_have_a_header_and_pillow_keeps_its_limit(tmp_path: Path) -> None:
+    """Pillow's own limits would warn from 89 megapixels on and refuse from 179 on."""
+    limit = Image.MAX_IMAGE_PIXELS
+    data = bytearray(jpeg())
+    at = data.index(b"\xff\xc0") + 5    # height and width
+    data[at : at + 4] = struct.pack(">HH", 30_000, 40_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parse_header(bytes(data)) == (40_000, 30_000, 1)
+    assert limit == Image.MAX_IMAGE_PIXELS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils.files import whole_file
-from utils.images import read_image, write_image
+from utils.images import IMAGE_SUFFIXES, decode_image, read_image, write_image
 
 # The EXIF block of a JPEG whose camera was turned a quarter to the left: orientation 6.
 EXIF_TURNED = bytes.fromhex("ffe1002245786966000049492a00080000000100120103000100000006000000000000 00".replace(" ", ""))
@@ -100,3 +100,46 @@ def test_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
         partial.write_text("half") and partial.write_text(None)    # type: ignore[arg-type]
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def progressive_and_baseline() -> list[bytes]:
+    image = np.random.default_rng(0).integers(0, 256, (15, 20, 3)).astype(np.uint8)
+    image = np.asarray(cv2.resize(image, (320, 240), interpolation=cv2.INTER_CUBIC), np.uint8)
+    options = ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])
+    return [cv2.imencode(".jpg", image, each)[1].tobytes() for each in options]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["baseline", "progressive", "restart markers"])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_jpeg_without_its_end_marker_is_whole(kind: int, missing: int) -> None:
+    data = progressive_and_baseline()[kind]
+    whole = decode_image(np.frombuffer(data, np.uint8), "a.jpg", turn=False)
+    cut = np.frombuffer(data[:-missing], np.uint8)
+    assert np.array_equal(decode_image(cut, "a.jpg", turn=False), whole)
+    assert decode_image(cut, "a.jpg", turn=False, reduction=2).shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["baseline", "progressive", "restart markers"])
+def test_jpeg_that_lacks_pixels_is_refused_wherever_it_is_cut(kind: int) -> None:
+    data = progressive_and_baseline()[kind]
+    for missing in (3, 4, 6, 9, 20, 50, 200, *range(1000, len(data), 1000)):
+        with pytest.raises(ValueError, match="not a readable image"):
+            decode_image(np.frombuffer(data[:-missing], np.uint8), "a.jpg", turn=False)
+
+
+def test_png_with_a_wrong_checksum_is_refused_without_a_line_of_the_decoder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "a.png").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="a.png: not a readable image"):
+        read_image(tmp_path / "a.png", turn=False)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES - {".hdr", ".avif", ".gif", ".jp2"}))
+def test_every_suffix_of_an_image_is_read(suffix: str, tmp_path: Path) -> None:
+    same = {".jfif": ".jpg", ".jpe": ".jpg", ".dib": ".bmp", ".pbm": ".ppm", ".pgm": ".ppm", ".pnm": ".ppm"}
+    write_image(tmp_path / f"a{same.get(suffix, suffix)}", np.full((9, 12, 3), 200, np.uint8))
+    (tmp_path / f"a{same.get(suffix, suffix)}").rename(tmp_path / f"b{suffix}")
+    assert read_image(tmp_path / f"b{suffix}", turn=False).shape == (9, 12, 3)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.images import read_image
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from utils.images import JPEG_START, PNG_START, read_image
+
+# What Pillow says of damaged EXIF names no file.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 PHOTOS_LOOKED_AT, FEW_SIZES = 64, 8
 UPRIGHT = 1    # the EXIF orientation of a picture that is stored as it is to be seen
 ORIENTATION_TAG = 0x0112
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# JPEG markers that start a frame, whose header holds the size; C4, C8 and CC are other things.
-FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+READERS = {JPEG_START: JpegImageFile, PNG_START: PngImageFile}
+# What Pillow raises for damaged headers.
+UNREADABLE = (SyntaxError, OSError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
 
 
 class ImageHeader(NamedTuple):
@@ -58,63 +67,18 @@ def have_many_sizes(paths: Sequence[str | Path]) -> bool:
 
 def parse_header(data: bytes) -> ImageHeader | None:
     """The header in the first bytes of a JPEG or PNG file; None where they are neither, or end too early."""
+    reader = next((reader for start, reader in READERS.items() if data.startswith(start)), None)
+    if reader is None:
+        return None
     try:
-        if data.startswith(PNG_SIGNATURE):
-            return _parse_png(data)
-        if data.startswith(b"\xff\xd8"):
-            return _parse_jpeg(data)
-    except (struct.error, IndexError):
-        pass
-    return None
-
-
-def _parse_jpeg(data: bytes) -> ImageHeader | None:
-    orientation, at = UPRIGHT, 2
-    while True:
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:    # a fill byte
-            at += 1
-            continue
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        body = at + 4
-        if marker in FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", data, body + 1)
-            return ImageHeader(width, height, orientation) if width and height else None
-        if marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = _orientation(data[body + 6 : at + 2 + length])
-        if marker == 0xDA or length < 2:    # the picture itself, before any frame
-            return None
-        at += 2 + length
-
-
-def _parse_png(data: bytes) -> ImageHeader:
-    width, height = struct.unpack_from(">II", data, 16)
-    orientation, at = UPRIGHT, 8
-    while at + 8 <= len(data):    # chunks: length, name, data, checksum
-        (length,) = struct.unpack_from(">I", data, at)
-        name = data[at + 4 : at + 8]
-        if name == b"eXIf":
-            orientation = _orientation(data[at + 8 : at + 8 + length])
-        if name == b"IDAT":
-            break
-        at += 12 + length
-    return ImageHeader(width, height, orientation)
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation that a block of EXIF (TIFF 6.0) gives; 1 where it gives none."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return UPRIGHT
-    try:
-        (directory,) = struct.unpack_from(order + "I", exif, 4)
-        (entries,) = struct.unpack_from(order + "H", exif, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if tag == ORIENTATION_TAG:
-                return value if 1 <= value <= 8 else UPRIGHT
-    except struct.error:
-        pass
-    return UPRIGHT
+        # Not Image.open, which refuses or warns about images of more than 89 megapixels.
+        image = reader(io.BytesIO(data))
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ORIENTATION_TAG, UPRIGHT)
+    except UNREADABLE:
+        return None
+    width, height = image.size
+    if not (width and height):
+        return None
+    return ImageHeader(width, height, orientation if orientation in range(1, 9) else UPRIGHT)

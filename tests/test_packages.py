@@ -1,0 +1,89 @@
+"""The packages that the project stands on: their bounds, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from utils.import_errors import PACKAGES
+
+COMMANDS = [
+    ["train.py", "--help"], ["test.py", "--help"], ["analyze_data.py", "--help"],
+    *(["-m", module, "--help"] for module in ("detector.summary", "detector.export", "detector.compare", "data.synthetic")),
+]    # fmt: skip
+
+
+def run(arguments: list[str], *, path: Path | None = None, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
+    return subprocess.run([python, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def broken_package(folder: Path, module: str, error: str) -> None:
+    (folder / module).mkdir(parents=True)
+    (folder / module / "__init__.py").write_text(f"raise {error}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0] if len(command) < 3 else command[1])
+def test_missing_system_library_of_opencv_is_one_line_and_names_what_to_install(command: list[str], tmp_path: Path) -> None:
+    message = "libGL.so.1: cannot open shared object file: No such file or directory"
+    broken_package(tmp_path, "cv2", f"ImportError({message!r})")
+    done = run(command, path=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"opencv-python cannot be imported ({message}): apt-get install libgl1 libglib2.0-0")
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_package_that_is_not_installed_is_named(module: str, tmp_path: Path) -> None:
+    broken_package(tmp_path, module, f"ModuleNotFoundError(\"No module named '{module}'\", name={module!r})")
+    done = run(["train.py", "--help"], path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"train.py: {PACKAGES[module]} is not installed: pip install -e . installs what is needed\n"
+
+
+def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
+    broken_package(tmp_path, "cv2", "KeyError('a bug')")
+    done = run(["train.py", "--help"], path=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def dependencies() -> dict[str, str]:
+    """The lower bound of each package in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = text.partition("\ndependencies = [")[2].partition("\n]")[0]
+    return dict(re.findall(r'"([\w-]+)>=([\d.]+)"', listed))
+
+
+def test_lowest_versions_are_the_bounds_of_the_project() -> None:
+    lines = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds = dependencies()
+    assert len(bounds) == 7 and set(lowest) == set(bounds)
+    for name, bound in bounds.items():
+        assert re.fullmatch(rf"{re.escape(bound)}(\.0)*(\.90)?", lowest[name]), name
+
+
+@pytest.mark.slow
+def test_lowest_versions_run_the_scripts_and_detect_a_face(tmp_path: Path) -> None:
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("tests/lowest.txt names the lowest versions that have wheels for Python 3.11")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "-r", ROOT / "tests" / "lowest.txt"]
+    subprocess.run(install, check=True, timeout=1200)
+    try:
+        for script in ("train.py", "test.py", "analyze_data.py"):
+            assert run([script, "--help"], python=python).returncode == 0
+        assert run(["-m", "data.synthetic", str(tmp_path / "set"), "--images", "1"], python=python).returncode == 0
+        image = next((tmp_path / "set" / "images").iterdir())
+        done = run(["test.py", str(image), "--output", str(tmp_path / "out")], python=python)
+        assert done.returncode == 0 and "face" in done.stdout, done.stderr
+    finally:
+        shutil.rmtree(tmp_path / "venv")    # several GB
