@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.labels import can_be_written
-from data.records import BOX, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_path
+from data.records import BOX, NO_PLACE, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_path
 from utils.arrays import BoolArray
 from utils.image_header import UPRIGHT, parse_header
 from utils.images import decode_image, read_file
@@ -145,7 +145,7 @@ def _image_faults(records: Sequence[FaceRecord], inspections: Mapping[int, Inspe
         if place in first:
             before = first[place]
             where = before.place
-            if before.source == record.source and before.line:
+            if before.source == record.source and before.line != NO_PLACE:
                 where = f"{record.units[0]} {before.line}"
             yield _of_image(record, index, "image listed twice", f"{record.path[:80]!r} is listed in {where} already")
         first.setdefault(place, record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.classes import pick_classes
 from data.keypoints import order_points, right_before_left
-from data.records import ABSENT_POINTS, LARGEST, POINTS, Fault, RecordBuilder
+from data.records import ABSENT_POINTS, LARGEST, NO_PLACE, POINTS, Fault, RecordBuilder
 
 ABSENT = float("nan")
 UNITS = ("image", "annotation")    # whose ids name a place in the file
@@ -51,7 +51,7 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
         [orders.get(each["category"]) for of_image in annotations.values() for each in of_image if _has_points(each)],
     )
     for key, image in images.items():
-        number = _id(image, 0)
+        number = _id(image, NO_PLACE)
         builder.add_image(image["file_name"], source=path, line=number, size=_size(image), units=UNITS)
         for fault in lost[key]:
             builder.lose_face(fault)
@@ -86,7 +86,7 @@ def _order(path: str, category: Item, builder: RecordBuilder) -> list[int] | Non
             f"category {_short(category.get('name'))}: expected the names of two eyes, a nose and two mouth "
             f"corners, left and right, found {', '.join(map(str, names))[:100]}"
         )
-        builder.complain(Fault(path, 0, "unknown point names", text))
+        builder.complain(Fault(path, NO_PLACE, "unknown point names", text))
         return []
     return order
 

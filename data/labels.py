@@ -14,7 +14,7 @@ from config import DataConfig
 from data.coco import read_coco
 from data.image_files import ImageFolder, candidate_folders, find_image_folder, own_folders
 from data.penn_fudan import is_penn_fudan, read_penn_fudan, split_path
-from data.records import Complain, FaceRecord, Fault, RecordBuilder, from_rows, raise_fault
+from data.records import NO_PLACE, Complain, FaceRecord, Fault, RecordBuilder, from_rows, raise_fault
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import read_voc
 from data.yolo import is_yolo_label, read_yolo
@@ -214,7 +214,7 @@ def _warn_of_unlabelled(folder: Path, builder: RecordBuilder) -> None:
             f"{len(names):,} images in {builder.folder.root} have no XML file and are left out: "
             + ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         )    # fmt: skip
-        builder.complain(Fault(str(folder), 0, "image without a label", text))
+        builder.complain(Fault(str(folder), NO_PLACE, "image without a label", text))
 
 
 def _find_label_folder(folder: Path, format_name: str) -> tuple[Path, str]:

@@ -25,10 +25,13 @@ LARGEST = 1e9    # pixels; what float32 still holds apart by less than an image
 HEAVY_BLUR = 2    # of 0 clear, 1 normal, 2 heavy, as WIDER FACE counts it
 
 
+NO_PLACE = -1    # instead of a line or an id
+
+
 class Fault(NamedTuple):
     """Something wrong with a labelled set: the file and the place in it, the kind of problem, and a
     sentence on this one. The place is a line or, with another `unit`, such as "annotation" in
-    COCO's files, the number of that; 0 stands for the file as a whole."""
+    COCO's files, the id of that; NO_PLACE stands for the file as a whole."""
 
     source: str
     line: int
@@ -42,7 +45,7 @@ class Fault(NamedTuple):
 
 def format_place(source: str, number: int, unit: str = "line") -> str:
     """The place in a file as text: `label.txt:12`, or `coco.json: annotation 7`."""
-    if not number:
+    if number == NO_PLACE:
         return source
     return f"{source}:{number}" if unit == "line" else f"{source}: {unit} {number}"
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from data.classes import pick_classes
-from data.records import ABSENT_POINTS, Complain, Fault, RecordBuilder
+from data.records import ABSENT_POINTS, NO_PLACE, Complain, Fault, RecordBuilder
 from data.text_labels import is_size
 
 ABSENT = float("nan")
@@ -42,7 +42,7 @@ def read_voc(
         name = prefix + (name or f"{path.stem}.jpg")
         units = ("line", "object")
         builder.add_image(
-            name, source=str(path), line=0, size=size, other_name=prefix + path.stem, units=units
+            name, source=str(path), line=NO_PLACE, size=size, other_name=prefix + path.stem, units=units
         )
         for number, (class_name, corners, is_difficult) in enumerate(objects, start=1):
             if class_name in faces:
@@ -72,11 +72,11 @@ def _read(file: Path, complain: Complain) -> Annotation | None:
         complain(Fault(str(file), error.position[0], "malformed line", f"not a readable XML file: {error}"))
         return None
     except (ValueError, LookupError, OSError) as error:
-        complain(Fault(str(file), 0, "malformed line", f"not a readable XML file: {error}"))
+        complain(Fault(str(file), NO_PLACE, "malformed line", f"not a readable XML file: {error}"))
         return None
     if root.tag != "annotation":
         text = f"expected an 'annotation' of Pascal VOC, found {root.tag[:40]!r}"
-        complain(Fault(str(file), 0, "malformed line", text))
+        complain(Fault(str(file), NO_PLACE, "malformed line", text))
         return None
     sides = [_text(root, f"size/{side}") for side in ("width", "height")]
     objects = [

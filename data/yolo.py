@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.classes import pick_classes, read_class_names
 from data.image_files import ImageFolder
-from data.records import ABSENT_POINTS, POINTS, Fault, RecordBuilder
+from data.records import ABSENT_POINTS, NO_PLACE, POINTS, Fault, RecordBuilder
 from data.text_labels import read_text
 from utils.image_header import read_header
 
@@ -60,7 +60,7 @@ def read_yolo(
     for file, of_file in rows.items():
         if len(found[file]) > 1:
             meant = f"it is for {' or '.join(found[file][:NAMES_SHOWN])} in {images.root}"
-            builder.complain(Fault(str(file), 0, "ambiguous image name", meant))
+            builder.complain(Fault(str(file), NO_PLACE, "ambiguous image name", meant))
             continue
         name, size = known.get(stems[file]) or _find_size(images.root, found[file], stems[file])
         builder.add_image(
@@ -82,7 +82,7 @@ def _read_rows(file: Path, builder: RecordBuilder) -> list[Row] | None:
     try:
         text = read_text(file)
     except ValueError as error:
-        builder.complain(Fault(str(file), 0, "malformed line", str(error).removeprefix(f"{file}: ")))
+        builder.complain(Fault(str(file), NO_PLACE, "malformed line", str(error).removeprefix(f"{file}: ")))
         return None
     return [(line, words) for line, words in enumerate(map(str.split, text.split("\n")), start=1) if words]
 
@@ -196,7 +196,7 @@ def _add_unlabelled(
     shown = ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
     meaning = "count as images without faces" if complete else "are left out"
     text = f"{len(names):,} images in {images.root} have no label file and {meaning}: {shown}"
-    builder.complain(Fault(str(folder), 0, "image without a label", text))
+    builder.complain(Fault(str(folder), NO_PLACE, "image without a label", text))
     for name in names if complete else []:
         missing = (folder / name).with_suffix(".txt")
-        builder.add_image(name, source=str(missing), line=0, folder=str(images.root))
+        builder.add_image(name, source=str(missing), line=NO_PLACE, folder=str(images.root))
