@@ -205,7 +205,7 @@ def test_faces_are_shared_with_workers_that_are_not_forked(drawn_set: Path) -> N
     answers = context.Queue()
     worker = context.Process(target=read_shared, args=(FaceDataset([drawn_set], DataConfig(size=64)), answers))
     worker.start()
-    assert answers.get(timeout=60)
+    assert answers.get(timeout=300)
     worker.join()
 
 
@@ -218,7 +218,7 @@ loader = FaceLoader(FaceDataset(["{drawn_set}"], DataConfig(size=64)), batch_siz
 batches = loader.epoch(0)
 next(batches)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

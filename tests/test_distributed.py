@@ -72,7 +72,7 @@ def test_two_processes_train_like_one(drawn_set: Path, tmp_path: Path) -> None:
     alone = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments(drawn_set, tmp_path / "one", *common)], check=False)
     assert alone.returncode == 0
     process = torchrun(*arguments(drawn_set, tmp_path / "two", *common))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("epoch 2/2: ") == 1 and "2 processes" in out
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -98,7 +98,7 @@ def test_processes_of_an_attempt_find_each_other_whatever_the_attempts_before_le
     for delays in ([0, 0, 0], [0.3, 0, 0.1], [0, 0.3, 0.1], [0, 0.2]):
         with ThreadPoolExecutor() as pool:
             joined = [pool.submit(join, number, len(delays), delay) for number, delay in enumerate(delays)]
-            attempt = {each.result(timeout=60) for each in joined}
+            attempt = {each.result(timeout=300) for each in joined}
         assert len(attempt) == 1
         names |= attempt
     assert len(names) == 4

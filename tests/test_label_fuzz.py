@@ -78,7 +78,7 @@ def test_thousands_of_mutated_files_end_in_a_result_or_a_clear_error(form: str, 
     """3,400 of each of the six formats."""
     readable = 0
 
-    @settings(max_examples=3400, deadline=2000, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=3400, database=None, suppress_health_check=list(HealthCheck))
     @given(seed=st.integers(0, 2**64 - 1))
     def fuzz(seed: int) -> None:
         nonlocal readable

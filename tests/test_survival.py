@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,19 @@ def test_run_killed_at_random_moments_goes_on_each_time(drawn_set: Path, tmp_pat
     every = 3
     words = ["train.epochs=60", f"train.checkpoint_every={every}", "train.log_every=1", f"data.val={drawn_set}", "train.ema=0.9"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(*arguments(drawn_set, whole, *words)).wait(timeout=300) == 0
+    process, started = start(*arguments(drawn_set, whole, *words)), time.monotonic()
+    while not (whole / "losses.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    before_steps = time.monotonic() - started    # as long as this machine takes
+    assert process.wait(timeout=1500) == 0
+    steps = time.monotonic() - started - before_steps
     random.seed(0)
     kills = 0
-    for _ in range(30):
+    for _ in range(60):
         process = start(*arguments(drawn_set, killed, *words, "--resume"))
         try:
-            _, err = process.communicate(timeout=random.uniform(4, 8))
+            timeout = before_steps * random.uniform(0.8, 1.2) + steps * random.uniform(0, 0.3)
+            _, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             seen = len((killed / "losses.csv").read_text().splitlines()) - 1 if (killed / "losses.csv").exists() else 0
             process.kill()
