@@ -51,7 +51,8 @@ def format_place(source: str, number: int, unit: str = "line") -> str:
 
 
 # Problems that no reader stops at: they are a warning where others are an error.
-WARNINGS = {"image without a label"}
+WARNINGS = {"image without a label", "other points"}
+NAMES_SHOWN = 3    # of a list of images
 
 
 # What a reader does about a fault: raise, or note it and go on without that line.
@@ -207,18 +208,36 @@ class RecordBuilder:
         if self._images:
             self._images[-1].incomplete = True
 
+    def warn_unlabelled(
+        self, folder: Path, names: Sequence[str], root: Path, *, lacking: str, used: bool
+    ) -> None:
+        """Warn of the images in `root` that have no label in `folder`, if there are any.
+
+        `used` says whether they count as images without faces.
+        """
+        if not names:
+            return
+        is_one = len(names) == 1
+        count = f"1 image in {root} has" if is_one else f"{len(names):,} images in {root} have"
+        if used:
+            meaning = "counts as an image without faces" if is_one else "count as images without faces"
+        else:
+            meaning = "is left out" if is_one else "are left out"
+        shown = ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
+        text = f"{count} no {lacking} and {meaning}: {shown}"
+        self.complain(Fault(str(folder), NO_PLACE, "image without a label", text))
+
     def locate(self, label: Path, images: str | None) -> None:
         """Find the image files: in `images`, or where the label file's layout has them.
 
         A name that several files fit is complained of.
         """
         wanted = [image for image in self._images if image.folder is None]
-        names, others = [image.path for image in wanted], [image.other_name for image in wanted]
-        folder = ImageFolder(images) if images is not None else find_image_folder(label, names, others=others)
+        folder = ImageFolder(images) if images is not None else find_image_folder(label, [image.path for image in wanted])
         self.folder = folder
-        files = folder.find_all(names, others=others)
-        for image, found in zip(wanted, files, strict=True):
+        for image in wanted:
             image.folder = str(folder.root)
+            found = folder.find(image.path, other=image.other_name)
             image.file = found[0] if len(found) == 1 else ""
             self.files.update(found)
             if len(found) > 1:

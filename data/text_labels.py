@@ -22,7 +22,7 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a readable label file: expected text in UTF-8; save it in that encoding") from None
     except OSError as error:
-        raise ValueError(f"{path}: not a readable label file: {error}") from None
+        raise ValueError(f"{path}: not a readable label file: {error.strerror}") from None
 
 
 def read_retinaface(path: str, text: str, builder: RecordBuilder, *, corners: bool) -> None:

@@ -2,93 +2,155 @@
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from data.classes import pick_classes
-from data.records import ABSENT_POINTS, NO_PLACE, Complain, Fault, RecordBuilder
+from data.format_names import BEGINNING, find_other_format
+from data.records import ABSENT_POINTS, NO_PLACE, Fault, RecordBuilder
 from data.text_labels import is_size
 
 ABSENT = float("nan")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+DIFFICULT = ("1", "true", "yes")
+IS_VOC = re.compile(rb"<annotation[\s>]")
 
 
 class Annotation(NamedTuple):
-    """What an XML file says: the image's name and size, and of each object its class, the text of
-    its four corners, and whether it is marked as difficult."""
+    """What an XML file says of its image, and how many objects it has."""
 
+    file: Path
     name: str
     size: tuple[int, int] | None
-    objects: list[tuple[str, tuple[str, ...], bool]]
+    objects: int
+
+
+class Objects:
+    """The objects of all files, as numbers: as text they would take gigabytes in a large set."""
+
+    def __init__(self) -> None:
+        self.class_names: dict[str, int] = {}    # and their number
+        self.classes = array("i")
+        self.corners = array("d")    # four each
+        self.difficult = array("B")
+        self.problems: dict[int, str] = {}    # by index
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def append(self, element: ElementTree.Element) -> None:
+        """Add an `object` element."""
+        name = _text(element, "name")
+        texts = [_text(element, f"bndbox/{corner}") for corner in CORNERS]
+        try:
+            corners = list(map(float, texts))
+        except ValueError:
+            corners = [ABSENT] * 4
+            found = ", ".join(text or "none" for text in texts)[:40]
+            self.problems[len(self)] = (
+                f"expected a 'bndbox' of numbers {', '.join(CORNERS)}, found {found}"
+            )
+        if not name:
+            self.problems[len(self)] = "expected an object with a 'name', found none"
+        self.classes.append(self.class_names.setdefault(name, len(self.class_names)))
+        self.corners.extend(corners)
+        self.difficult.append(_text(element, "difficult").lower() in DIFFICULT)
 
 
 def read_voc(
-    folder: Path, files: Sequence[Path], builder: RecordBuilder, *, classes: Sequence[str], origin: int
+    folder: Path,
+    files: Sequence[Path],
+    builder: RecordBuilder,
+    *,
+    classes: Sequence[str],
+    origin: int,
 ) -> None:
-    """Add the objects of those classes that are faces, file by file; a file in a sub-folder has its
-    image in one of that name.
+    """Add the objects of those classes that are faces, file by file.
 
-    `bndbox` holds xmin, ymin, xmax, ymax as corners in pixels; with `origin` 1 they count from 1, and
-    1 is taken off the top left one. `difficult` marks an invalid face.
+    A file in a sub-folder has its image in one of that name. `bndbox` holds xmin, ymin, xmax, ymax
+    as corners in pixels; with `origin` 1 they count from 1, and 1 is taken off the top left one.
+    `difficult` marks an invalid face. An object without a name may be a face, and is lost.
     """
-    annotations = [(file, content) for file in files if (content := _read(file, builder.complain)) is not None]
-    used = {name for _, content in annotations for name, _, _ in content.objects}
+    objects = Objects()
+    annotations = [each for file in files if (each := _read(file, objects, builder)) is not None]
+    used = {name for name in objects.class_names if name}
     faces = pick_classes(str(folder), used, classes)
-    for path, (name, size, objects) in annotations:
-        below = path.parent.relative_to(folder).as_posix()
+    is_face = {number for name, number in objects.class_names.items() if name in faces}
+    first = 0
+    for file, name, size, count in annotations:
+        below = file.parent.relative_to(folder).as_posix()
         prefix = "" if below == "." or name.startswith(below + "/") else f"{below}/"
-        name = prefix + (name or f"{path.stem}.jpg")
-        units = ("line", "object")
         builder.add_image(
-            name, source=str(path), line=NO_PLACE, size=size, other_name=prefix + path.stem, units=units
+            prefix + (name or f"{file.stem}.jpg"),
+            source=str(file), line=NO_PLACE, size=size, other_name=prefix + file.stem,
+            units=("line", "object"),
+        )  # fmt: skip
+        for number, index in enumerate(range(first, first + count), start=1):
+            unnamed = objects.class_names.get("") == objects.classes[index]
+            if index in objects.problems and (unnamed or objects.classes[index] in is_face):
+                problem = objects.problems[index]
+                builder.lose_face(Fault(str(file), number, "malformed line", problem, "object"))
+            elif objects.classes[index] in is_face:
+                x1, y1, x2, y2 = objects.corners[4 * index : 4 * index + 4]
+                x1, y1 = x1 - origin, y1 - origin
+                row = [x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, ABSENT]
+                builder.add_face(row, number, given=4, invalid=bool(objects.difficult[index]))
+        first += count
+
+
+def is_voc_label(file: Path) -> bool:
+    """Return True if an XML file may be a label of Pascal VOC; an unreadable one is none."""
+    try:
+        with open(file, "rb") as opened:
+            return IS_VOC.search(_without_zeros(opened.read(BEGINNING))) is not None
+    except OSError:
+        return False
+
+
+def _read(file: Path, objects: Objects, builder: RecordBuilder) -> Annotation | None:
+    """What an XML file says, its objects added to the others; None, and a complaint, where it
+    cannot be read. Its tree is not kept."""
+    try:
+        content = file.read_bytes()
+        if b"<!ENTITY" in _without_zeros(
+            content
+        ):    # may stand for gigabytes, and no label needs one
+            raise ValueError("it declares entities")
+        root = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        fault = Fault(
+            str(file), error.position[0], "malformed line", f"not a readable XML file: {error}"
         )
-        for number, (class_name, corners, is_difficult) in enumerate(objects, start=1):
-            if class_name in faces:
-                _add_face(str(path), number, corners, builder, origin=origin, is_difficult=is_difficult)
-
-
-def _add_face(
-    file: str, number: int, corners: tuple[str, ...], builder: RecordBuilder, *, origin: int, is_difficult: bool
-) -> None:
-    try:
-        x1, y1, x2, y2 = map(float, corners)
-    except ValueError:
-        found = ", ".join(corner or "none" for corner in corners)[:40]
-        text = f"expected a 'bndbox' of numbers {', '.join(CORNERS)}, found {found}"
-        builder.lose_face(Fault(file, number, "malformed line", text, "object"))
-        return
-    x1, y1 = x1 - origin, y1 - origin
-    row = [x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, ABSENT]
-    builder.add_face(row, number, given=4, invalid=is_difficult)
-
-
-def _read(file: Path, complain: Complain) -> Annotation | None:
-    """What an XML file says; None, and a complaint, where it cannot be read. Its tree is not kept."""
-    try:
-        root = ElementTree.fromstring(file.read_bytes())
-    except ElementTree.ParseError as error:    # expat itself refuses entities that stand for gigabytes
-        complain(Fault(str(file), error.position[0], "malformed line", f"not a readable XML file: {error}"))
+        builder.complain(fault)
         return None
     except (ValueError, LookupError, OSError) as error:
-        complain(Fault(str(file), NO_PLACE, "malformed line", f"not a readable XML file: {error}"))
+        reason = error.strerror if isinstance(error, OSError) else error
+        builder.complain(
+            Fault(str(file), NO_PLACE, "malformed line", f"not a readable XML file: {reason}")
+        )
         return None
     if root.tag != "annotation":
         text = f"expected an 'annotation' of Pascal VOC, found {root.tag[:40]!r}"
-        complain(Fault(str(file), NO_PLACE, "malformed line", text))
+        other = find_other_format(content[:BEGINNING].decode("utf-8", "replace"))
+        if root.tag == "annotations" and other:
+            text = other
+        builder.complain(Fault(str(file), NO_PLACE, "malformed line", text))
         return None
+    found = root.findall("object")
+    for element in found:
+        objects.append(element)
     sides = [_text(root, f"size/{side}") for side in ("width", "height")]
-    objects = [
-        (
-            _text(each, "name"),
-            tuple(_text(each, f"bndbox/{corner}") for corner in CORNERS),
-            _text(each, "difficult") == "1",
-        )
-        for each in root.findall("object")
-    ]
-    name = _text(root, "filename").replace("\0", "")
-    return Annotation(name, (int(sides[0]), int(sides[1])) if is_size(sides) else None, objects)
+    size = (int(sides[0]), int(sides[1])) if is_size(sides) else None
+    return Annotation(file, _text(root, "filename").replace("\0", ""), size, len(found))
+
+
+def _without_zeros(content: bytes) -> bytes:
+    """UTF-16 as ASCII, where it is."""
+    return content.replace(b"\0", b"")
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,49 @@ def test_entities_that_stand_for_gigabytes_are_refused(tmp_path: Path) -> None:
     problems: list[Fault] = []
     assert len(read_labels(folder, complain=problems.append)) == 1
     assert "b.xml" in str(problems[0]) and "not a readable XML file" in str(problems[0])
+
+
+def test_object_without_a_name_may_be_a_face_and_is_named(tmp_path: Path, run: RunScript) -> None:
+    unnamed = face(2, 2, 8, 8).replace("<name>face</name>", "")
+    folder = make_set(tmp_path, {"a": face(1, 1, 9, 9), "b": face(1, 1, 9, 9) + unnamed})
+    with pytest.raises(ValueError, match=r"b.xml: object 2: expected an object with a 'name', found none"):
+        read_labels(folder)
+    assert run("analyze_data", folder, "--fix", tmp_path / "fixed.txt").code == 1
+    assert (tmp_path / "fixed.txt").read_text() == "# a.jpg\n1 1 8 8\n"
+
+
+def test_object_of_another_class_needs_no_box(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a": face(1, 1, 9, 9) + "<object><name>hat</name></object>"})
+    assert read_labels(folder)[0].boxes.tolist() == [[1, 1, 9, 9]]
+
+
+def test_odd_files_do_not_decide_over_the_set(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a": face(1.5, 1, 9.25, 9), "b": face(1, 1, 9, 9)})
+    folder = folder / "Annotations"
+    (folder / "._a.xml").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (folder / "readme.txt").write_bytes("made by hand".encode("utf-16"))
+    (folder / "c.xml").write_text("")
+    (folder / "d.xml").mkdir()
+    (folder / "e.xml").symlink_to("nowhere")
+    (folder / "f.xml").write_text("<catalog/>")
+    problems: list[Fault] = []
+    records = read_labels(folder, complain=problems.append)
+    assert [record.boxes.tolist() for record in records] == [[[1.5, 1, 9.25, 9]], [[1, 1, 9, 9]]]
+    assert sorted(Path(problem.source).name for problem in problems) == ["c.xml", "d.xml", "e.xml", "f.xml"]
+
+
+def test_xml_in_another_encoding_is_read(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"a": face(1, 1, 9, 9)})
+    file = folder / "Annotations" / "a.xml"
+    file.write_bytes(('<?xml version="1.0" encoding="UTF-16"?>' + file.read_text()).encode("utf-16"))
+    assert len(read_labels(folder / "Annotations")[0]) == 1
+    assert read_labels(folder)[0].boxes.tolist() == [[1, 1, 9, 9]]
+
+
+def test_numbers_of_a_large_set_take_little_memory(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {f"{number:03}": face(1, 1, 9, 9) * 200 for number in range(100)}, images=["000"])
+    tracemalloc.start()
+    records = read_labels(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(map(len, records)) == 20_000 and peak < 20_000 * 1000    # bytes; the records need 400 a face
