@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
-import signal
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -74,37 +71,9 @@ class Inspection(NamedTuple):
 
 
 def inspect_images(records: Sequence[FaceRecord]) -> Iterable[Inspection]:
-    """Decode each record's image, on all cores, in their order.
-
-    In processes, since what a decoder prints on its error output can only be caught, and told apart
-    by image, where one image is decoded at a time.
-    """
-    paths = [image_path(record) for record in records]
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(initializer=_catch_decoders, initargs=(folder,)) as pool:
-        yield from pool.map(_inspect_and_listen, paths, chunksize=max(1, min(64, len(paths) // 32)))
-
-
-def _catch_decoders(folder: str) -> None:
-    """Have this process's error output go to a file of its own."""
-    global _decoders_say
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the main process's
-    _decoders_say = os.open(Path(folder, str(os.getpid())), os.O_RDWR | os.O_CREAT)
-    os.dup2(_decoders_say, 2)
-
-
-_decoders_say = -1
-
-
-def _inspect_and_listen(path: Path) -> Inspection:
-    """Inspect an image, and take what its decoder prints for damage."""
-    os.ftruncate(_decoders_say, 0)
-    os.lseek(_decoders_say, 0, os.SEEK_SET)
-    inspection = inspect_image(path)
-    os.lseek(_decoders_say, 0, os.SEEK_SET)
-    said = " ".join(os.read(_decoders_say, 1000).decode(errors="replace").split())
-    if said and inspection.fault is None:
-        return inspection._replace(fault=("damaged image", f"{path}: damaged: {said[:100]}"))
-    return inspection
+    """Decode each record's image, on all cores, in their order."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(inspect_image, map(image_path, records))
 
 
 def inspect_image(path: Path) -> Inspection:
@@ -112,12 +81,14 @@ def inspect_image(path: Path) -> Inspection:
     try:
         encoded = read_file(path)
         header = parse_header(encoded.tobytes())
-        height, width = decode_image(encoded, path, turn=False).shape[:2]
+        problems: list[str] = []
+        height, width = decode_image(encoded, path, turn=False, problems=problems).shape[:2]
     except FileNotFoundError as error:
         return Inspection(None, UPRIGHT, ("missing image", str(error)))
     except ValueError as error:
         return Inspection(None, UPRIGHT, ("unreadable image", str(error)))
-    return Inspection((width, height), header.orientation if header else UPRIGHT, None)
+    fault = ("damaged image", problems[0]) if problems else None
+    return Inspection((width, height), header.orientation if header else UPRIGHT, fault)
 
 
 def find_faults(

@@ -244,8 +244,9 @@ class FaceDataset(Dataset[Sample]):
         a gap of missing files over the whole set; the next image would take the place of all of them.
         """
         try:
-            view, outside = self._view(index, rng, size=size)
-            return _Found(view, index, (), outside)
+            damage: list[str] = []
+            view, outside = self._view(index, rng, size=size, damage=damage)
+            return _Found(view, index, tuple(damage), outside)
         except (FileNotFoundError, ValueError) as error:
             problem = str(error)
         others = rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)
@@ -253,21 +254,26 @@ class FaceDataset(Dataset[Sample]):
             if other == index:
                 continue
             try:
-                view, _ = self._view(other, rng, size=size)    # its boxes are counted where it is the one asked for
+                view, _ = self._view(other, rng, size=size, damage=[])    # its boxes are counted where it is the one asked for
             except (FileNotFoundError, ValueError):    # reported where it is the one asked for
                 continue
             return _Found(view, other, (problem,), 0)
         raise ValueError(f"no image readable of {len(others)}: {problem}; {advise_on_images(self._labels)}")
 
-    def _view(self, index: int, rng: np.random.Generator, *, size: int) -> tuple[View, int]:
-        """A random view of a photo with its faces, and how many of its boxes reach beyond it."""
+    def _view(
+        self, index: int, rng: np.random.Generator, *, size: int, damage: list[str]
+    ) -> tuple[View, int]:
+        """Return a random view of a photo with its faces, and how many of its boxes reach beyond it.
+
+        A line about a photo that is damaged, and used all the same, goes to `damage`.
+        """
         path = self.table.path(index)
         encoded = read_file(path)
         # A JPEG's header tells what part of it to show; of a crop of twice the size wanted every other pixel is enough to decode.
         header = parse_header(encoded[:HEADER_BYTES].tobytes()) if encoded[:2].tobytes() == JPEG_START else None
         image = None
         if header is None:
-            image = decode_image(encoded, path, turn=False)
+            image = decode_image(encoded, path, turn=False, problems=damage)
             header = ImageHeader(image.shape[1], image.shape[0], UPRIGHT)
         width, height, _ = header
         labelled = self._faces(index)
@@ -277,7 +283,9 @@ class FaceDataset(Dataset[Sample]):
         reduction = 1
         if image is None:
             reduction = next((factor for factor in REDUCTIONS if factor * size <= window.width), 1)
-            image = decode_image(encoded, path, turn=False, reduction=reduction)
+            image = decode_image(
+                encoded, path, turn=False, reduction=reduction, problems=damage
+            )
             if image.shape[:2] != (-(-height // reduction), -(-width // reduction)):
                 raise ValueError(f"{path}: not a readable image (its header says {width} x {height} pixels, and it has others)")
         view = augment(

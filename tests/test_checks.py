@@ -227,17 +227,3 @@ def test_left_and_right_are_swapped_from_a_tenth_of_the_width_on(tmp_path: Path)
 
     records = records_of(tmp_path, f"# 1.jpg\n{line(33)}\n# 2.jpg\n{line(36)}\n")
     assert reasons(records) == [(4, "left and right swapped")]
-
-
-def test_damage_that_only_the_decoder_tells_of_is_reported_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
-    for name in ("good.jpg", "bad.jpg"):
-        write_image(tmp_path / "images" / name, image)
-    data = (tmp_path / "images" / "bad.jpg").read_bytes()
-    middle = len(data) // 2
-    (tmp_path / "images" / "bad.jpg").write_bytes(data[:middle] + b"\xff\xd5" + data[middle:])    # a marker amid the pixels
-    records = records_of(tmp_path, "# good.jpg\n# bad.jpg\n")
-    inspections = list(inspect_images(records))
-    assert inspections[0].fault is None and inspections[1].fault is not None
-    assert inspections[1].fault[0] == "damaged image" and "bad.jpg: damaged: Corrupt JPEG data" in inspections[1].fault[1]
-    assert capfd.readouterr().err == ""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import struct
+import re
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
 
 from utils.arrays import Image
+from utils.decoder_messages import catch_messages
 from utils.files import whole_file
 
 # What OpenCV says of a damaged file names no file; read_image does.
@@ -19,15 +19,23 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")    # but those within the coded pixels
+FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN_MARKER = 0xDA
 # Any bytes behind the last pixel of a JPEG change nothing, and behind any earlier one they do.
 FILLERS = (b"", b"\x55" * 64, b"\xa7\x3c" * 32)
+# What libjpeg says if pixels are wrong or missing; the rest is about color profiles and the like.
+DAMAGE = re.compile("Corrupt JPEG data: (?!bad ICC).*|Premature end.*|Inconsistent progression.*")
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-# Those that OpenCV's wheels read and users have; what it cannot read of them is listed as damaged.
-IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".dib", ".gif", ".hdr", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png",
-    ".pnm", ".ppm", ".ras", ".tif", ".tiff", ".webp",
-}  # fmt: skip
-READ_ONLY_SUFFIXES = IMAGE_SUFFIXES - {".bmp", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # drawn as .png
+# Suffixes of the formats that an OpenCV may read, each with one of that format that it would write:
+# whether it has a reader, it says of a file's content alone.
+FORMATS = {
+    **{suffix: suffix for suffix in (".apng", ".avif", ".bmp", ".dib", ".gif", ".hdr", ".jp2")},
+    **dict.fromkeys((".jfif", ".jpe", ".jpeg", ".jpg"), ".jpg"),
+    **{suffix: suffix for suffix in (".pam", ".pbm", ".pfm", ".pgm", ".pic", ".png", ".pnm")},
+    **{suffix: suffix for suffix in (".ppm", ".ras", ".sr", ".tif", ".tiff", ".webp")},
+}
+IMAGE_SUFFIXES = {suffix for suffix, written in FORMATS.items() if cv2.haveImageWriter(written)}
 
 
 def read_image(path: str | Path, *, turn: bool) -> Image:
@@ -49,54 +57,84 @@ def read_file(path: str | Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path}: cannot read image: {error.strerror}") from None
 
 
-def decode_image(encoded: NDArray[np.uint8], path: str | Path, *, turn: bool, reduction: int = 1) -> Image:
-    """The picture that the bytes of a file hold, as `read_image` gives it; `path` names it in a ValueError.
+def decode_image(
+    encoded: NDArray[np.uint8],
+    path: str | Path,
+    *,
+    turn: bool,
+    reduction: int = 1,
+    problems: list[str] | None = None,
+) -> Image:
+    """Decode the bytes of a file to an image, as `read_image` gives it; `path` names it in a ValueError.
 
-    A `reduction` of 2, 4 or 8 shrinks each side so, that of a JPEG rounded up, which is then decoded several times faster.
+    A `reduction` of 2, 4 or 8 shrinks each side so, that of a JPEG rounded up, which is then decoded
+    several times faster. A JPEG that is damaged in the middle is decoded as far as possible, and a
+    line about it goes to `problems`, or is a warning.
     """
-    # From bytes: cv2.imread returns a gray-bottomed image for half a JPEG, and its own warnings name no cause.
+    # From bytes: cv2.imread returns a gray-bottomed image for half a JPEG.
     flags = REDUCED[reduction] if turn else REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-    image = None
-    if encoded.size and not _is_damaged_png(encoded):
-        image = _decode(encoded, flags)
-        if image is None and encoded[:2].tobytes() == JPEG_START:
-            image = _decode_without_end(encoded.tobytes(), flags)
+    image, messages = _decode(encoded, flags) if encoded.size else (None, "")
+    if image is None and encoded[:2].tobytes() == JPEG_START:
+        image, messages = _decode_without_end(encoded.tobytes(), flags)
     if image is None:
         raise ValueError(f"{path}: not a readable image (damaged, truncated or of an unknown format, {encoded.size} bytes)")
+    if damage := DAMAGE.search(messages):
+        problem = f"{path}: damaged image, used as far as it can be decoded ({damage[0]})"
+        if problems is None:
+            warnings.warn(problem, stacklevel=2)
+        else:
+            problems.append(problem)
     return image
 
 
-def _decode(encoded: NDArray[np.uint8], flags: int) -> Image | None:
+def _decode(encoded: NDArray[np.uint8], flags: int) -> tuple[Image | None, str]:
+    """Return the image, or None, and what its decoder says of it."""
     try:
-        image = cv2.imdecode(encoded, flags)
+        image, messages = catch_messages(lambda: cv2.imdecode(encoded, flags))
     except cv2.error:
-        return None
-    return None if image is None else np.asarray(image, dtype=np.uint8)
+        return None, ""
+    return (None if image is None else np.asarray(image, dtype=np.uint8)), messages
 
 
-def _decode_without_end(encoded: bytes, flags: int) -> Image | None:
-    """Decode a JPEG that lacks its end marker alone, as many scraped files do; None if it lacks pixels too.
+def _decode_without_end(encoded: bytes, flags: int) -> tuple[Image | None, str]:
+    """Decode a JPEG that lacks its end marker alone, as many scraped files do.
 
-    With the marker OpenCV would take any cut file, and fill what is missing with gray.
+    Returns None for the image if pixels are missing too. With the marker OpenCV would take any cut
+    file, and fill what is missing with gray.
     """
     body = encoded.removesuffix(JPEG_END).removesuffix(JPEG_END[:1])
-    images = [_decode(np.frombuffer(body + filler + JPEG_END, np.uint8), flags) for filler in FILLERS]
-    first, *others = images
-    is_whole = first is not None and all(other is not None and np.array_equal(first, other) for other in others)
-    return first if is_whole else None
+    if not _has_all_scans(body):
+        return None, ""
+    endings = [np.frombuffer(body + filler + JPEG_END, np.uint8) for filler in FILLERS]
+    (image, messages), *others = [_decode(ending, flags) for ending in endings]
+    is_whole = image is not None and all(
+        other is not None and np.array_equal(image, other) for other, _ in others
+    )
+    return (image, messages) if is_whole else (None, "")
 
 
-def _is_damaged_png(encoded: NDArray[np.uint8]) -> bool:
-    """Whether a checksum of a PNG is wrong; OpenCV would print a line that names no file."""
-    if encoded[: len(PNG_START)].tobytes() != PNG_START:
-        return False
+def _has_all_scans(data: bytes) -> bool:
+    """Return True if the scans of a JPEG bring all bits of all coefficients, of all its components.
+
+    A progressive JPEG that is cut between two scans is a whole, but coarse image.
+    """
+    missing: dict[int, list[int]] = {}    # by component: for each coefficient the bits to come
+    at = len(JPEG_START)
     try:
-        PngImageFile(io.BytesIO(encoded.tobytes())).verify()
-    except SyntaxError:    # how Pillow calls a wrong checksum
-        return True
-    except (OSError, ValueError, EOFError, struct.error):    # OpenCV judges the rest without a word
+        while match := JPEG_MARKER.search(data, at):
+            start = match.end() + 2    # behind the length of the segment
+            if match[1][0] in FRAME_MARKERS:
+                names = data[start + 6 : start + 6 + 3 * data[start + 5] : 3]
+                missing = {name: [1] * 64 for name in names}
+            elif match[1][0] == SCAN_MARKER:
+                behind = start + 1 + 2 * data[start]
+                first, last, bits = data[behind : behind + 3]
+                for name in data[start + 1 : behind : 2]:
+                    missing[name][first : last + 1] = [bits & 15] * (last + 1 - first)
+            at = match.end() + int.from_bytes(data[match.end() : start], "big")
+    except (IndexError, KeyError, ValueError):    # cut within a segment
         return False
-    return False
+    return bool(missing) and not any(any(bits) for bits in missing.values())
 
 
 def write_image(path: str | Path, image: Image) -> None:
