@@ -111,8 +111,8 @@ def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> Lab
     return labelled
 
 
-def check(labelled: LabelledSet) -> int:
-    """Print all faults, and how many there are of each kind; how many there are."""
+def check(labelled: LabelledSet, folders: Sequence[str]) -> int:
+    """Print all faults, and how many there are of each kind; how many there are. `folders` are those of images that were named."""
     findings = find_faults(labelled.records, inspections=labelled.inspections, sizes=labelled.sizes)
     faults = [*labelled.faults, *(finding.fault for finding in findings)]
     for fault in faults:
@@ -121,9 +121,11 @@ def check(labelled: LabelledSet) -> int:
     readable = sum(each.size is not None for each in labelled.inspections.values())
     images = f"{count_of(len(labelled.records), 'image')}, {readable:,} of them opened"
     print(f"{count_of(len(faults), 'fault')} in {images}" + "".join(f"\n  {count:,} x {reason}" for reason, count in counts.most_common()))
-    if labelled.records and not readable:
-        print(f"no image could be opened: {advise_on_images(list(labelled.files))}")
-    return len(faults) or int(bool(labelled.records) and not readable)
+    unseen = labelled.files_without_images()
+    for label, folder in zip(labelled.files, image_folders(list(labelled.files), folders), strict=True):
+        if label in unseen:
+            print(f"{label}: no image could be opened: {advise_on_images([label], [folder] if folder else [])}")
+    return len(faults) + len(unseen)
 
 
 def fix(labelled: LabelledSet, path: Path) -> int:
@@ -267,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking = arguments.check or arguments.fix is not None
     other_work = arguments.convert is not None or arguments.show_augmented is not None
     labelled = read_set(arguments, lenient=checking, look=checking or (not other_work and not arguments.sizes))
-    faults = check(labelled) if arguments.check else 0
+    faults = check(labelled, arguments.config.data.images) if arguments.check else 0
     if arguments.fix is not None:
         faults += fix(labelled, arguments.fix)
     if arguments.convert is not None:

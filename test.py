@@ -128,6 +128,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     output, test = arguments.output, config.test
     check_replaceable(output, [SHEET, CURVES, ERRORS], known=RESULT_FILES)
     dataset = FaceDataset(arguments.labels, config.data)
+    dataset.check_readable()
     official = None
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")

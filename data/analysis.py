@@ -44,6 +44,17 @@ class LabelledSet:
         """The images of all files, in turn."""
         return [record for of_file in self.files.values() for record in of_file]
 
+    def files_without_images(self) -> list[str]:
+        """The label files that have images, none of which could be opened."""
+        unseen = []
+        first = 0
+        for path, records in self.files.items():
+            inspections = (self.inspections.get(first + index) for index in range(len(records)))
+            if records and not any(each is not None and each.size is not None for each in inspections):
+                unseen.append(path)
+            first += len(records)
+        return unseen
+
     @property
     def image_faults(self) -> list[str]:
         """What is wrong with the images that cannot be read."""

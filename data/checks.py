@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.image_files import is_outside
 from data.labels import can_be_written
 from data.records import BOX, NO_PLACE, POINT_NUMBERS, POINTS, FaceRecord, Fault, image_path
 from utils.arrays import BoolArray
@@ -107,7 +107,7 @@ def _image_faults(records: Sequence[FaceRecord], inspections: Mapping[int, Inspe
     for index, record in enumerate(records):
         place = _place(record)
         name = place[1]
-        if name.startswith(("../", "/")) or name == ".." or re.match("[A-Za-z]:/", name):
+        if is_outside(name):
             yield _of_image(record, index, "path outside the image folder", f"{record.path[:80]!r} leads out of the image folder")
             continue
         if not can_be_written(record.path):

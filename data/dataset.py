@@ -143,7 +143,7 @@ class FaceDataset(Dataset[Sample]):
             for record in read_labels(path, config=config, images=images)
         ]
         self.table = FaceTable(records)
-        self._labels = labels
+        self._labels, self._folders = labels, config.images
         self.size = config.size
         self.augmentation = augmentation
         self.fill = fill
@@ -186,7 +186,7 @@ class FaceDataset(Dataset[Sample]):
                 faults.append(str(error))
             else:
                 return
-        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; {advise_on_images(self._labels)}")
+        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; {advise_on_images(self._labels, self._folders)}")
 
     def image(self, index: int) -> Image:
         """The photo (H,W,3) BGR in the raster that its labels are for; FileNotFoundError or ValueError that names its file."""
@@ -258,7 +258,7 @@ class FaceDataset(Dataset[Sample]):
             except (FileNotFoundError, ValueError):    # reported where it is the one asked for
                 continue
             return _Found(view, other, (problem,), 0)
-        raise ValueError(f"no image readable of {len(others)}: {problem}; {advise_on_images(self._labels)}")
+        raise ValueError(f"no image readable of {len(others)}: {problem}; {advise_on_images(self._labels, self._folders)}")
 
     def _view(
         self, index: int, rng: np.random.Generator, *, size: int, damage: list[str]

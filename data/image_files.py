@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from utils.files import files_below
 from utils.images import IMAGE_SUFFIXES
 
 SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017"),
     "valid": ("valid", "val", "validation"),
     "validation": ("validation", "val", "valid"),
     "test": ("test",),
@@ -26,6 +27,10 @@ SPLIT = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLITS, key=len, reverse=True)
 # Where label files lie, and where their images are in the same place of another tree.
 MIRRORED = {"labels": ("images",), "annotations": ("images", "JPEGImages"), "Annotations": ("JPEGImages", "images")}
 SAMPLE = 20    # names that tell which folder holds the images of a label file
+WIDE_SAMPLE = 200    # names from all of the label where none of the first ones is found
+ROOT = re.compile(r"/+|[A-Za-z]:/*|[A-Za-z][A-Za-z0-9+.-]+:/+")    # how absolute paths begin: a slash, a drive, a URL
+# Label Studio names an uploaded a.jpg ab12cd34-a.jpg, and its tools name one that they fetched ab12cd34__a.jpg.
+UPLOAD = re.compile(r"[0-9a-f]{8}(-|__)(?=.)")
 
 
 class ImageFolder:
@@ -34,63 +39,119 @@ class ImageFolder:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
-        self._names: dict[str, frozenset[str]] = {}
-        self._similar: dict[str, dict[str, list[str]]] = {}
+        self._listed: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        self._similar: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
 
     def find(self, name: str, *, other: str = "") -> list[str]:
         """Return the files that a label's `name` may mean, relative to the folder: one, none, or several.
 
-        In turn: the name as it is; with / for \\; without leading folders that `root` ends with; the
-        image of that name in another case, or of that stem where the name has no image suffix; and
-        the image whose stem is `other`. A name that leads out of the folder means no file.
+        In turn: the name as it is; with / for \\; without leading folders that are not in this one;
+        the image of that name in another case, or of that stem where the name has no image suffix;
+        all that without the prefix of Label Studio's uploads; and the image whose stem is `other`.
+        The files are all below the folder, wherever the name leads.
         """
-        path = posixpath.normpath(name.replace("\\", "/"))
-        if path.startswith(("/", "../")) or path == ".." or re.match("[A-Za-z]:", path):
-            return []
-        if self._has(name):
-            return [name]
-        spellings = list(self._spellings(path))
-        for spelling in spellings:
-            if self._has(spelling):
-                return [spelling]
-        for spelling in [*spellings, *([other] if other else [])]:
-            if found := self._find_similar(spelling):
-                return found
-        return []
+        if self.has(name):
+            path = posixpath.normpath(name)
+            return [path if self._has(path) else _normalize(name)]
+        folder, base = posixpath.split(_normalize(name))
+        paths = [posixpath.join(folder, base)]
+        if UPLOAD.match(base):
+            paths.append(posixpath.join(folder, UPLOAD.sub("", base, count=1)))
+        for path in paths:
+            spellings = list(self._spellings(path))
+            for spelling in spellings:
+                if self._has(spelling):
+                    return [spelling]
+            for spelling in spellings:
+                if found := self._find_similar(spelling):
+                    return found
+        return self._find_similar(other) if other else []
+
+    def find_all(self, names: Sequence[str], *, others: Sequence[str]) -> list[list[str]]:
+        """Return what `find` finds for each of the images of a label.
+
+        A name that is not quite that of its file does not mean a file that another image has by its
+        own name, or by as good a guess: its file is missing, and that one shows other faces.
+        """
+        found = [self.find(name, other=other) for name, other in zip(names, others, strict=True)]
+        exact = [bool(files) and self.has(name) for name, files in zip(names, found, strict=True)]
+        owners: dict[str, set[str]] = {}
+        for name, files, is_exact in zip(names, found, exact, strict=True):
+            for file in files:
+                owners.setdefault(file, set()).add("" if is_exact else name)
+        return [
+            files if is_exact else [file for file in files if owners[file] == {name}]
+            for name, files, is_exact in zip(names, found, exact, strict=True)
+        ]
+
+    def has(self, name: str) -> bool:
+        """Return whether the folder has the file of that very name, written with / or \\."""
+        if is_outside(name):
+            return False
+        return self._has(posixpath.normpath(name)) or self._has(_normalize(name))
 
     def _spellings(self, path: str) -> Iterator[str]:
-        yield path
-        parts = path.split("/")
-        tail = self.root.absolute().parts
-        for count in range(1, len(parts)):
-            if tuple(parts[:count]) == tail[-count:]:
-                yield "/".join(parts[count:])
+        """Yield a path, and what it may be in this folder where its leading folders are not in it."""
+        root = ROOT.match(path)
+        parts = [part for part in path[root.end() if root else 0 :].split("/") if part != ".."]
+        if not is_outside(path):
+            yield path
+            if self._find_folder(parts[0]) is not None and parts[0] != self.root.absolute().name:
+                return
+            parts = parts[1:]
+        for start in range(len(parts)):
+            yield "/".join(parts[start:])
 
     def _has(self, name: str) -> bool:
         folder, base = posixpath.split(name)
-        return base in self._list(folder)
+        return base in self._list(folder)[0]
 
-    def _list(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
+    def _list(self, folder: str) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the files and of the folders in a sub-folder."""
+        if folder not in self._listed:
+            files: list[str] = []
+            folders: list[str] = []
             try:
                 with os.scandir(self.root / folder) as entries:
-                    self._names[folder] = frozenset(each.name for each in entries if not each.is_dir())
+                    for each in entries:
+                        (folders if each.is_dir() else files).append(each.name)
             except (OSError, ValueError):
-                self._names[folder] = frozenset()
-        return self._names[folder]
+                pass
+            self._listed[folder] = frozenset(files), frozenset(folders)
+        return self._listed[folder]
+
+    def _find_folder(self, folder: str) -> str | None:
+        """The sub-folder of that name, in any case."""
+        parent, base = posixpath.split(folder)
+        if not base:
+            return parent
+        above = self._find_folder(parent)
+        if above is None:
+            return None
+        folders = self._list(above)[1]
+        matches = [base] if base in folders else [each for each in folders if _key(each) == _key(base)]
+        return posixpath.join(above, matches[0]) if len(matches) == 1 else None
 
     def _find_similar(self, name: str) -> list[str]:
+        """The images of that name in any case, or else of that stem."""
         folder, base = posixpath.split(name)
         if folder not in self._similar:
-            by_key: dict[str, list[str]] = {}
-            for each in sorted(self._list(folder)):
+            by_name: dict[str, list[str]] = {}
+            by_stem: dict[str, list[str]] = {}
+            real = self._find_folder(folder)
+            for each in sorted(self._list(real)[0]) if real is not None else ():
                 stem, suffix = os.path.splitext(each)
                 if suffix.lower() in IMAGE_SUFFIXES and not each.startswith("."):
-                    for key in (each.lower(), stem.lower()):
-                        by_key.setdefault(key, []).append(each)
-            self._similar[folder] = by_key
-        found = self._similar[folder].get(base.lower(), [])
-        return [posixpath.join(folder, each) for each in found]
+                    file = posixpath.join(real or "", each)
+                    by_name.setdefault(_key(each), []).append(file)
+                    by_stem.setdefault(_key(stem), []).append(file)
+            self._similar[folder] = by_name, by_stem
+        key = _key(base)
+        by_name, by_stem = self._similar[folder]
+        found = by_name.get(key) or by_stem.get(key, [])
+        # On Linux a.txt and A.txt have images of their own.
+        same_case = [file for file in found if posixpath.splitext(posixpath.basename(file))[0] == base]
+        return same_case or found
 
     def images(self) -> list[str]:
         """Return the names of all image files below the folder, hidden ones left out."""
@@ -98,22 +159,42 @@ class ImageFolder:
         return [file.relative_to(self.root).as_posix() for file in files]
 
 
-def find_image_folder(label: Path, names: Sequence[str]) -> ImageFolder:
+def is_outside(name: str) -> bool:
+    """Return whether a name leads out of the folder that it is joined to."""
+    path = _normalize(name)
+    return path.startswith(("/", "../")) or path == ".." or ROOT.match(path) is not None
+
+
+def _normalize(name: str) -> str:
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def _key(name: str) -> str:
+    # macOS writes an accent as a character of its own.
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def find_image_folder(label: Path, names: Sequence[str], *, others: Sequence[str] = ()) -> ImageFolder:
     """Return the folder with the images of a label file, or of a folder of label files.
 
-    Of `candidate_folders` it is the first that has most of the first images; images/ beside the
-    label file where none has any.
+    Of `candidate_folders` it is the first that has most of the first images, by their own `names`
+    rather than by similar ones or by `others`, see `ImageFolder.find`; where no folder has any of
+    these, images from all of the label decide, and then it is the default folder.
     """
-    sample = names[:SAMPLE]
-    best, most = ImageFolder(default_folder(label)), 0
-    for candidate in candidate_folders(label):
-        folder = ImageFolder(candidate)
-        count = sum(bool(folder.find(name)) for name in sample)
-        if count > most:
-            best, most = folder, count
-        if count == len(sample):
-            break
-    return best
+    folders = [ImageFolder(candidate) for candidate in candidate_folders(label)]
+    pairs = list(zip(names, others or [""] * len(names), strict=True))
+    for sample in (pairs[:SAMPLE], pairs[:: len(pairs) // WIDE_SAMPLE + 1]):
+        best, most = folders[0], 0
+        for folder in folders:
+            exact = sum(folder.has(name) for name, _ in sample)
+            if exact == len(sample) > 0:
+                return folder
+            score = exact + sum(bool(folder.find(name, other=other)) for name, other in sample)
+            if score > most:
+                best, most = folder, score
+        if most:
+            return best
+    return ImageFolder(default_folder(label))
 
 
 def own_folders(label: Path) -> list[Path]:
@@ -133,8 +214,9 @@ def candidate_folders(label: Path) -> list[Path]:
     `<split>` stands for train, val, test and the like in the name of the label or of its folder.
     """
     here = label if label.is_dir() else label.parent
-    up = Path(os.path.normpath(here / ".."))
+    up, above = Path(os.path.normpath(here / "..")), Path(os.path.normpath(here / "../.."))
     splits = _splits(label)
+    wider = [f"WIDER_{split}" for split in splits]
     candidates = [
         *_mirrored_folders(label),
         here / "images",
@@ -143,14 +225,22 @@ def candidate_folders(label: Path) -> list[Path]:
         up / "images",
         *(up / "images" / split for split in splits),
         *(up / split for split in splits),
+        *(up / split / "images" for split in splits),
         here / "data",
         up / "JPEGImages",
-        *(up / f"WIDER_{split}" / "images" for split in splits),
+        # The official zips of WIDER FACE, each unpacked beside the labels or into a folder of its own.
+        *(up / name / "images" for name in wider),
+        *(up / name / name / "images" for name in wider),
+        *(above / name / "images" for name in wider),
+        *(above / name / name / "images" for name in wider),
         *(here / "images" / split for split in splits),
         here / "JPEGImages",
         *(here / split for split in splits),
-        *(here / f"WIDER_{split}" / "images" for split in splits),
+        *(here / split / "images" for split in splits),
+        *(here / "data" / split for split in splits),
+        *(here / name / "images" for name in wider),
         up / "data",
+        *(up / "data" / split for split in splits),
         up,
     ]
     return list(dict.fromkeys(candidates))

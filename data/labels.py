@@ -13,7 +13,7 @@ from config import DataConfig
 from data.coco import read_coco
 from data.format_names import describe_others, is_labelv2_header, recognize, refuse_binary
 from data.image_files import ImageFolder, candidate_folders, find_image_folder, own_folders
-from data.penn_fudan import is_penn_fudan, read_penn_fudan, split_path
+from data.penn_fudan import PHOTOS, is_penn_fudan, read_penn_fudan, split_path
 from data.records import Complain, FaceRecord, Fault, RecordBuilder, from_rows, raise_fault
 from data.text_labels import is_size, read_retinaface, read_text, read_wider
 from data.voc import is_voc_label, read_voc
@@ -77,10 +77,17 @@ def image_folders(labels: Sequence[str | Path], images: Sequence[str]) -> list[s
     return list(images) if len(images) > 1 else [images[0]] * len(labels)
 
 
-def advise_on_images(labels: Sequence[str | Path]) -> str:
-    """What to say where no image of some label files is found."""
-    tried = dict.fromkeys(str(folder) for label in labels for folder in candidate_folders(Path(label)))
-    return f"tried {', '.join(list(tried)[:8])} and the like; --images or data.images names their folder"
+def advise_on_images(labels: Sequence[str | Path], images: Sequence[str]) -> str:
+    """What to say where no image of some label files is found, neither in the folders `images` nor in the usual ones."""
+    tried = images or [str(folder) for label in labels for folder in _folders_of(Path(split_path(str(label))[0]))]
+    return f"tried {', '.join(dict.fromkeys(tried))}; --images or data.images names their folder"
+
+
+def _folders_of(label: Path) -> list[Path]:
+    if is_penn_fudan(label):
+        return [label / PHOTOS]
+    places = [label / name for names in LABEL_FOLDERS.values() for name in names]
+    return candidate_folders(next((place for place in places if place.is_dir()), label))
 
 
 def _read_file(path: str, builder: RecordBuilder, *, config: DataConfig, images: str | None) -> None:

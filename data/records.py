@@ -233,11 +233,12 @@ class RecordBuilder:
         A name that several files fit is complained of.
         """
         wanted = [image for image in self._images if image.folder is None]
-        folder = ImageFolder(images) if images is not None else find_image_folder(label, [image.path for image in wanted])
+        names, others = [image.path for image in wanted], [image.other_name for image in wanted]
+        folder = ImageFolder(images) if images is not None else find_image_folder(label, names, others=others)
         self.folder = folder
-        for image in wanted:
+        files = folder.find_all(names, others=others)
+        for image, found in zip(wanted, files, strict=True):
             image.folder = str(folder.root)
-            found = folder.find(image.path, other=image.other_name)
             image.file = found[0] if len(found) == 1 else ""
             self.files.update(found)
             if len(found) > 1:

@@ -28,22 +28,34 @@ def place(*paths: Path) -> None:
     [
         ("a.jpg", "a.jpg"),
         ("sub\\a.jpg", "sub/a.jpg"),
-        ("./sub/a.jpg", "./sub/a.jpg"),
+        ("./sub/a.jpg", "sub/a.jpg"),
+        ("sub\\..\\b.png", "b.png"),
         ("images\\sub\\a.jpg", "sub/a.jpg"),
         ("images/b.PNG", "b.png"),
+        ("data/images/b", "b.png"),
+        ("photos/a.jpg", "a.jpg"),
+        ("SUB/A.JPG", "sub/a.jpg"),
+        ("only/a.jpg", None),    # there is such a folder, and another image in it
         ("B.png", "b.png"),
         ("b", "b.png"),
         ("v1.2", "v1.2.jpg"),
         ("missing.jpg", None),
         ("a.png", None),    # another file of the same stem is another image
-        ("../images/a.jpg", None),
-        ("/a.jpg", None),
-        ("C:\\images\\a.jpg", None),
+        ("../secret.jpg", None),
+        ("../images/sub/a.jpg", "sub/a.jpg"),
+        ("/home/me/set/images/sub/a.jpg", "sub/a.jpg"),
+        ("C:\\Users\\me\\sub\\A.jpg", "sub/a.jpg"),
+        ("\\\\server\\share\\a.jpg", "a.jpg"),
+        ("https://host:8080/data/a.jpg", "a.jpg"),
+        ("0a1b2c3d-a.jpg", "a.jpg"),
+        ("..\\..\\media\\upload\\4\\0a1b2c3d-b.png", "b.png"),
+        ("images\\0a1b2c3d-sub.jpg", None),
+        ("ca\u0301fe.jpg", "c\u00e1fe.jpg"),
     ],
 )
 def test_name_is_matched_to_the_file_that_it_means(name: str, file: str | None, tmp_path: Path) -> None:
     root = tmp_path / "images"
-    place(*(root / each for each in ("a.jpg", "sub/a.jpg", "b.png", "v1.2.jpg", "only/c.jpg")))
+    place(tmp_path / "secret.jpg", *(root / each for each in ("a.jpg", "sub/a.jpg", "b.png", "v1.2.jpg", "only/c.jpg", "c\u00e1fe.jpg")))
     assert ImageFolder(root).find(name) == ([] if file is None else [file])
 
 
@@ -56,6 +68,36 @@ def test_name_that_several_files_fit_is_a_problem_that_names_them(tmp_path: Path
     problems: list[Fault] = []
     (record,) = read_labels(label, complain=problems.append)
     assert record.incomplete and [each.reason for each in problems] == ["ambiguous image name"]
+
+
+def test_image_that_another_name_means_stands_for_no_missing_one(tmp_path: Path) -> None:
+    place(*(tmp_path / "images" / name for name in ("a.jpg", "b.jpg", "c.jpg", "c.png")))
+    names = ["a.jpg", "A.jpg", "one/b.jpg", "two/b.jpg", "c.png", "c"]
+    label = tmp_path / "label.txt"
+    label.write_text("".join(f"# {name}\n1 1 9 9\n" for name in names))
+    # Of a.jpg there is one image, b.jpg may be that of either folder, and c.png is taken.
+    assert [record.file for record in read_labels(label)] == ["a.jpg", "A.jpg", "one/b.jpg", "two/b.jpg", "c.png", "c.jpg"]
+
+
+def test_images_of_two_names_that_differ_in_case_are_told_apart(tmp_path: Path) -> None:
+    place(tmp_path / "a.jpg", tmp_path / "A.jpg")
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this disk does not tell case")
+    assert [ImageFolder(tmp_path).find(name) for name in "aA"] == [["a.jpg"], ["A.jpg"]]
+
+
+def test_folder_is_found_where_the_first_images_are_missing(tmp_path: Path) -> None:
+    place(tmp_path / "images" / "train" / "99.jpg")
+    write_coco(tmp_path / "annotations" / "instances_train.json", [f"{number}.jpg" for number in range(100)])
+    records = read_labels(tmp_path / "annotations" / "instances_train.json")
+    assert {record.folder for record in records} == {str(tmp_path / "images" / "train")}
+
+
+def test_own_names_count_more_than_similar_ones(tmp_path: Path) -> None:
+    place(*(tmp_path / "images" / f"{number}.jpg" for number in range(3)))
+    place(*(tmp_path / "train" / f"{number}.jpg" for number in range(3)))
+    write_coco(tmp_path / "labels.json", [f"train/{number}.jpg" for number in range(3)])
+    assert image_path(read_labels(tmp_path / "labels.json")[0]) == tmp_path / "train" / "0.jpg"
 
 
 def test_folders_are_listed_once_and_only_where_names_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +134,12 @@ LAYOUTS = {    # the label of each split, its images, and the names in the label
     "Label Studio": ("{}/result.json", "{}/images", "images\\{}_{}.jpg"),
     "official WIDER": ("wider_face_split/wider_face_{}_bbx_gt.txt", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
     "one folder": ("{}.json", "images", "{}_{}.jpg"),
+    "a folder each": ("annotations/{}.json", "{}/images", "{}_{}.jpg"),
+    "RetinaFace labels beside WIDER's zips": ("{}/label.json", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
+    "RetinaFace labels in their own folder": ("retinaface_gt/{}/label.json", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
+    "WIDER's zips in a folder each": (
+        "wider_face_split/wider_face_split/wider_face_{}_bbx_gt.txt", "WIDER_{0}/WIDER_{0}/images", "0--Parade/{}_{}.jpg",
+    ),
 }
 
 
@@ -153,6 +201,23 @@ def test_folders_that_were_tried_are_named_where_no_image_is_found(tmp_path: Pat
     assert str(tmp_path / "images" / "train") in checked.out
     failed = run("train", "--preset", "demo", f"data.train={train}", f"data.val={val}", "--output", tmp_path / "run")
     assert "no image readable of 3" in failed.complaint and str(tmp_path / "images" / "train") in failed.complaint
+    failed = run("test", "--labels", train, "--output", tmp_path / "scored")
+    assert "no image readable of 3" in failed.complaint and str(tmp_path / "images" / "train") in failed.complaint
+
+
+def test_check_fails_for_one_label_of_several_without_images(tmp_path: Path, run: RunScript) -> None:
+    (train, val) = make_layout(tmp_path, "official WIDER")
+    shutil.rmtree(tmp_path / "WIDER_val")
+    checked = run("analyze_data", train, val, "--check")
+    assert checked.code == 1 and f"{val}: no image could be opened: tried" in checked.out
+    assert f"{train}: no image" not in checked.out and str(tmp_path / "WIDER_val" / "images") in checked.out
+
+
+def test_only_the_folder_that_was_named_is_tried(tmp_path: Path, run: RunScript) -> None:
+    (train, _) = make_layout(tmp_path, "official WIDER")
+    (tmp_path / "empty").mkdir()
+    checked = run("analyze_data", train, "--images", tmp_path / "empty", "--check")
+    assert checked.code == 1 and f"tried {tmp_path / 'empty'}; --images" in checked.out
 
 
 def test_file_named_like_the_xml_is_taken_where_voc_names_none(tmp_path: Path) -> None:
