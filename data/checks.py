@@ -29,7 +29,6 @@ REPAIRS = 20    # rounds at most; a repair seldom uncovers another fault
 LEFT_OUT, IMAGE_LEFT_OUT = "left out", "image left out"
 ACTIONS = {
     "box without area": LEFT_OUT,
-    "box inside out": IMAGE_LEFT_OUT,    # there is a face, and nobody knows where
     "malformed line": IMAGE_LEFT_OUT,
     "not a number": IMAGE_LEFT_OUT,
     "missing faces": IMAGE_LEFT_OUT,
@@ -55,11 +54,18 @@ ACTIONS = {
 
 
 class Finding(NamedTuple):
-    """A fault, the index of its image among the records, and that of its face in the image; -1 for a fault of the image."""
+    """A fault, the index of its image among the records, and that of its face in the image; -1 for a fault of the image.
+    `loses_face`: there is a face, and nobody knows where."""
 
     fault: Fault
     image: int
     face: int = -1
+    loses_face: bool = False
+
+    @property
+    def action(self) -> str:
+        """What a repair does about it."""
+        return IMAGE_LEFT_OUT if self.loses_face else ACTIONS[self.fault.reason]
 
 
 class Inspection(NamedTuple):
@@ -157,7 +163,7 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
         limits[index] = size
     limits = limits[image]    # (F, 2)
 
-    def found(which: BoolArray, reason: str, text: str) -> Iterable[Finding]:
+    def found(which: BoolArray, reason: str, text: str, *, loses_face: bool = False) -> Iterable[Finding]:
         """A finding for each face that `which` (F,) marks."""
         for at in np.flatnonzero(which):
             record = records[image[at]]
@@ -165,7 +171,7 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
             width, height = limits[at]
             sentence = text.format(box=numbers, size=f"{width:.0f} x {height:.0f}", points=_point_names(outside[at]))
             fault = Fault(record.source, int(record.lines[face[at]]), reason, sentence, record.units[1])
-            yield Finding(fault, int(image[at]), int(face[at]))
+            yield Finding(fault, int(image[at]), int(face[at]), loses_face)
 
     outside = points_outside(np.concatenate([record.landmarks for record in records]), boxes) & np.concatenate(
         [record.has_landmarks for record in records]
@@ -175,7 +181,7 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
     beyond = ((boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)) & with_area
     empty = (rows[:, BOX][:, 2:] == 0).all(axis=1)    # stands for no face, as in WIDER's 0 0 0 0
     yield from found(~with_area & empty, "box without area", "box {box} (x y w h) has no area")
-    yield from found(~with_area & ~empty, "box inside out", "box {box} (x y w h) has a side of zero or less")
+    yield from found(~with_area & ~empty, "box without area", "box {box} (x y w h) has no area", loses_face=True)
     yield from found(beyond & sized, "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
     yield from found(beyond & ~sized, "box out of range", "box {box} (x y w h) starts before its image")
     points = np.concatenate([record.has_landmarks for record in records]).sum(axis=1)
@@ -234,10 +240,10 @@ def repair(
         findings = find_faults(fixed, inspections=seen, sizes=known)
         if not findings:
             break
-        left_out = {finding.image for finding in findings if ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT}
+        left_out = {finding.image for finding in findings if finding.action == IMAGE_LEFT_OUT}
         for finding in findings:
-            if finding.image not in left_out or ACTIONS[finding.fault.reason] == IMAGE_LEFT_OUT:
-                changes.append(f"{finding.fault}; {ACTIONS[finding.fault.reason]}")
+            if finding.image not in left_out or finding.action == IMAGE_LEFT_OUT:
+                changes.append(f"{finding.fault}; {finding.action}")
         known.update({index: each.size for index, each in seen.items() if each.size is not None})
         gone = _repair_images(fixed, findings, known)
         kept = [old for new, old in enumerate(kept) if new not in gone]
@@ -254,7 +260,7 @@ def _repair_images(
         of_image.setdefault(finding.image, []).append(finding)
     for index, its_findings in of_image.items():
         records[index] = _repair_faces(records[index], its_findings, sizes.get(index))
-    gone = {index for index, its_findings in of_image.items() if any(ACTIONS[each.fault.reason] == IMAGE_LEFT_OUT for each in its_findings)}
+    gone = {index for index, its_findings in of_image.items() if any(each.action == IMAGE_LEFT_OUT for each in its_findings)}
     first: dict[tuple[Path, str], int] = {}
     for index, record in enumerate(records):
         if index in gone:
@@ -276,7 +282,7 @@ def _repair_faces(record: FaceRecord, findings: Sequence[Finding], size: tuple[i
     swapped = swapped_pairs(record)
     outside = points_outside(record.landmarks, record.boxes) & record.has_landmarks
     for finding in findings:
-        action, face = ACTIONS[finding.fault.reason], finding.face
+        action, face = finding.action, finding.face
         if action == LEFT_OUT:
             keep[face] = False
         elif finding.fault.reason == "box out of range":
