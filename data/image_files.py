@@ -67,14 +67,18 @@ class ImageFolder:
                     return found
         return self._find_similar(other) if other else []
 
-    def find_all(self, names: Sequence[str], *, others: Sequence[str]) -> list[list[str]]:
+    def find_all(self, names: Sequence[str], *, others: Sequence[str] = ()) -> list[list[str]]:
         """Return what `find` finds for each of the images of a label.
 
-        A name that is not quite that of its file does not mean a file that another image has by its
-        own name, or by as good a guess: its file is missing, and that one shows other faces.
+        A name that is neither that of its file nor its stem does not mean a file that another image
+        has by its own name, or by as good a guess: its file is missing, and that one shows other faces.
         """
-        found = [self.find(name, other=other) for name, other in zip(names, others, strict=True)]
-        exact = [bool(files) and self.has(name) for name, files in zip(names, found, strict=True)]
+        pairs = zip(names, others or [""] * len(names), strict=True)
+        found = [self.find(name, other=other) for name, other in pairs]
+        exact = [
+            len(files) == 1 and (self.has(name) or os.path.splitext(files[0])[0] == _normalize(name))
+            for name, files in zip(names, found, strict=True)
+        ]
         owners: dict[str, set[str]] = {}
         for name, files, is_exact in zip(names, found, exact, strict=True):
             for file in files:

@@ -62,10 +62,10 @@ def read_yolo(
     """
     labels = []
     labelled: set[str] = set()
-    for file in files:
-        stem = file.relative_to(folder).with_suffix("").as_posix()
-        found = images.find(stem)
-        labelled.update(found)
+    stems = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    for file, stem, found in zip(files, stems, images.find_all(stems), strict=True):
+        # An image that two labels may be for is neither's, but has faces.
+        labelled.update(found or images.find(stem))
         text = _read(file, builder)
         if text is not None and (found or _may_be_label(_split(text))):
             labels.append(LabelText(file, stem, found, text))

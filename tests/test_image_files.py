@@ -79,6 +79,25 @@ def test_image_that_another_name_means_stands_for_no_missing_one(tmp_path: Path)
     assert [record.file for record in read_labels(label)] == ["a.jpg", "A.jpg", "one/b.jpg", "two/b.jpg", "c.png", "c.jpg"]
 
 
+def test_yolo_labels_of_two_folders_share_no_image(tmp_path: Path) -> None:
+    place(tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg")
+    for name in ("cam1/1", "cam2/1", "cam2/2", "2"):
+        label = tmp_path / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.2 0.3\n")
+    found = {record.path: len(record) for record in read_labels(tmp_path, complain=lambda _: None)}
+    assert found == {"2.jpg": 1, "cam1/1.jpg": 0, "cam2/1.jpg": 0, "cam2/2.jpg": 0}
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "0a1b2c3d-x", "X"])
+def test_yolo_label_may_be_named_like_the_image_or_its_upload(name: str, tmp_path: Path) -> None:
+    place(tmp_path / "images" / "x.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.3\n")
+    (record,) = read_labels(tmp_path)
+    assert image_path(record) == tmp_path / "images" / "x.jpg" and len(record) == 1
+
+
 def test_images_of_two_names_that_differ_in_case_are_told_apart(tmp_path: Path) -> None:
     place(tmp_path / "a.jpg", tmp_path / "A.jpg")
     if len(list(tmp_path.iterdir())) == 1:
