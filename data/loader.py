@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -29,6 +30,7 @@ from utils.structures import Target
 
 R = TypeVar("R")
 DYING_SECONDS = 1.0    # in which a process that is about to end does so
+
 
 class Batch(NamedTuple):
     """images (B,3,S,S) uint8 with channels last in memory, a Target for each, their files, the faults of files that could not be
@@ -131,6 +133,7 @@ class FaceLoader:
             worker_init_fn=_start_worker,
         )
         self._processes: list[BaseProcess] = []
+        self._thread_errors: list[BaseException] = []
         # Workers ignore SIGTERM, by which multiprocessing asks them to end before it waits for them
         # at the exit of the program. This comes first there.
         Finalize(self, _kill, args=(self._processes,), exitpriority=1)
@@ -158,12 +161,18 @@ class FaceLoader:
 
     def _start(self) -> Iterator[PackedBatch | Exception]:
         """Start an epoch, and with the first one the workers."""
-        others = set(active_children())
+        others, other_threads = set(active_children()), set(threading.enumerate())
         with _own_child_signal():
             try:
                 return iter(self._loader)
             finally:
-                self._processes += set(active_children()) - others
+                if started := set(active_children()) - others:
+                    self._processes += started
+                    # Comes before PyTorch's own hook, which waits 5 s for each of them.
+                    atexit.register(_kill, self._processes)
+                    # The thread that pins batches finds its queue closed when they are killed.
+                    pinning = set(threading.enumerate()) - other_threads
+                    _collect_thread_errors(pinning, self._thread_errors)
 
     def _call(self, ask: Callable[[], R | Exception]) -> R:
         """Return what the workers answer; raise in one line what went wrong with them."""
@@ -172,15 +181,20 @@ class FaceLoader:
             answer = ask()
         except (RuntimeError, OSError, EOFError) as error:
             self._check_workers(seconds=DYING_SECONDS)    # its death may show here first
-            answer = error
-        if not isinstance(answer, Exception):
-            return answer
-        kind = find_shortage(answer)
-        if kind is None and isinstance(answer, (EOFError, ConnectionError)):
-            kind = errno.ECHILD
+            # The thread that pins batches ends with its own error, of which PyTorch tells nothing.
+            cause = self._thread_errors[0] if self._thread_errors else error
+            kind = find_shortage(cause)
+            if kind is None and isinstance(cause, (EOFError, ConnectionError)):
+                kind = errno.ECHILD
+        else:
+            if not isinstance(answer, Exception):
+                return answer
+            cause, kind = answer, find_shortage(answer)
+            if kind == errno.ENOMEM:    # of a worker
+                kind = errno.ECHILD
         if kind is None or not self._processes:
-            raise answer
-        raise OSError(self._advise(errno.ECHILD if kind == errno.ENOMEM else kind)) from None
+            raise cause
+        raise OSError(self._advise(kind)) from None
 
     def _check_workers(self, *, seconds: float = 0.0) -> None:
         """Raise OSError if a worker has ended, or does so within some seconds."""
@@ -238,6 +252,19 @@ def _own_child_signal() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def _collect_thread_errors(threads: set[threading.Thread], errors: list[BaseException]) -> None:
+    """From now on add what ends one of some threads to `errors`; its traceback is not printed."""
+    hook = threading.excepthook
+
+    def collect(ended: threading.ExceptHookArgs) -> None:
+        if ended.thread in threads and ended.exc_value is not None:
+            errors.append(ended.exc_value)
+        else:
+            hook(ended)
+
+    threading.excepthook = collect
 
 
 def _identity(batch: Any) -> Any:

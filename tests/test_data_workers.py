@@ -136,6 +136,7 @@ def test_image_folder_that_goes_away_ends_the_run_in_one_line(
     *warned, said = err.splitlines()
     assert all("warning: " in line and ": no such image" in line for line in warned)
     assert said.startswith("train.py: no image readable of 12: ")
+    assert ": no such image; tried " in said
     assert said.endswith("data.images names their folder")
 
 
@@ -238,6 +239,67 @@ def test_program_ends_however_an_epoch_ends(drawn_set: Path, end: str, code: int
     )
     assert done.returncode == code, done.stderr
     assert code > 0 or code == -signal.SIGINT or done.stderr == ""
+
+
+ACCELERATOR = """
+import os, resource, time, warnings
+import torch
+for module in (torch.cuda, torch.accelerator) if hasattr(torch, "accelerator") else (torch.cuda,):
+    module.is_available = lambda: True
+    module.current_accelerator = lambda *_, **__: torch.device("cuda")
+    module.current_device = module.current_device_index = module.current_device_idx = lambda: 0
+    module.set_device = module.set_device_index = module.set_device_idx = lambda _: None
+torch.Tensor.pin_memory = lambda batch, *_: batch.clone()
+
+import data.loader
+from utils.script import run_script
+
+data.loader.cores = lambda: 4    # of which this machine may have fewer
+warnings.filterwarnings("ignore", message="This DataLoader will create 4 worker processes")
+
+def main():
+    loader = data.loader.FaceLoader(
+        data.loader.FaceDataset([{label!r}]), batch_size=1, workers=4, device="cuda"
+    )
+    data.loader.PackedBatch.to = lambda batch, device: batch
+    loader.itself = loader    # as in a training, a cycle keeps it up to the exit
+    for epoch in range(100):
+        for number, _ in enumerate(loader.epoch(epoch)):
+            if epoch == 1 and number == 2:
+                {end}
+    return 0
+
+code = run_script(main, "train.py")
+print("ends", time.monotonic(), flush=True)
+raise SystemExit(code)
+"""
+FEW_FILES = (
+    "used = len(os.listdir('/proc/self/fd')); "
+    "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1))"
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system has no /proc")
+@pytest.mark.parametrize(("end", "said"), [
+    ("return 2", ""),
+    ("raise ValueError('here')", "train.py: here\n"),
+    ("for worker in loader._processes: os.kill(worker.pid, 9)", KILLED),
+    (FEW_FILES, f"train.py: {OPEN_FILES}\n".replace("=2", "=4")),
+])  # fmt: skip
+def test_workers_of_a_gpu_fail_in_one_line_too(drawn_set: Path, end: str, said: str) -> None:
+    """PyTorch pins their batches in a thread, and waits for them in another way."""
+    program = ACCELERATOR.format(label=str(drawn_set), end=end)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, err = process.communicate(timeout=SECONDS)
+    ended = time.monotonic() - float(out.split()[-1])
+    assert (process.returncode, err) == (2, said)
+    assert ended < 15    # 1 on an idle machine; PyTorch 2.6 waits for four workers for 20
 
 
 @pytest.fixture
@@ -347,3 +409,13 @@ def test_kinds_of_shortage_are_told_apart() -> None:
     )
     assert find_shortage(no_memory) == errno.ENOMEM
     assert find_shortage(OSError(errno.ENOSPC, "No space left on device")) is None    # a full disk
+    kinds_of_texts = {
+        "unable to open shared memory object </torch_1> in read-write mode": errno.EMFILE,
+        "unable to open file </torch_1> in read-write mode: Too many open files (24)": errno.EMFILE,
+        "unable to write to file </torch_1>: No space left on device (28)": errno.ENOSPC,
+        "unable to resize file </torch_1> to the right size: No space left on device (28)":
+            errno.ENOSPC,
+        "unable to allocate shared memory(shm) for file </torch_1>: Interrupted system call (4)":
+            errno.ENOSPC,
+    }  # fmt: skip
+    assert {text: find_shortage(RuntimeError(text)) for text in kinds_of_texts} == kinds_of_texts

@@ -92,7 +92,8 @@ def test_set_whose_images_have_gone_is_given_up_soon(
     attempts = Attempts(tmp_path, images, monkeypatch)
     tries = min(images, REPLACEMENTS)
     message = (
-        f"no image readable of {tries}: .*000001.png: no such image; tried .*data.images names their folder"
+        f"no image readable of {tries}: .*000001.png: no such image; tried .*"
+        "data.images names their folder"
     )
     with pytest.raises(ValueError, match=message):
         attempts.dataset[0, 1]

@@ -22,6 +22,8 @@ ADVICE = {
 _PATTERNS = (
     (r"too many open files|\bancdata\b", errno.EMFILE),
     (r"unable to mmap .*cannot allocate memory", errno.ENOMEM),
+    (r"no space left on device", errno.ENOSPC),
+    (r"unable to open shared memory", errno.EMFILE),
     (r"unable to \w+ shared memory|unable to (mmap|resize|stretch) ", errno.ENOSPC),
     (r"DataLoader worker .*(bus error|shared memory)", errno.ENOSPC),
     (r"DataLoader worker \(pid", errno.ECHILD),
