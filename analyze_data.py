@@ -17,7 +17,15 @@ from tqdm import tqdm
 
 from config import PRESETS, Config, load_config
 from data.analysis import RESULT_FILES, Analysis, LabelledSet
-from data.checks import ACTIONS, IMAGE_LEFT_OUT, LEFT_OUT, find_faults, inspect_images, repair
+from data.checks import (
+    ACTIONS,
+    IMAGE_LEFT_OUT,
+    describe_incomplete,
+    find_faults,
+    find_incomplete,
+    inspect_images,
+    repair,
+)
 from data.coverage import Priors
 from data.labels import LABEL_FOLDERS, advise_on_images, image_folders, read_labels, read_sizes, write_labels
 from data.records import WARNINGS, FaceRecord, Fault, raise_fault
@@ -77,7 +85,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> LabelledSet:
-    """Read the label files and, to `look`, the images that are there; `lenient` collects faults of single lines.
+    """Read the label files and, to `look`, the images that are there; `lenient` collects problems of single lines.
 
     With --sizes no image is opened for its size. A set that has no images/ beside its label has no images, and that is no fault.
     ValueError where a folder that was named is missing, or no image has a size.
@@ -129,14 +137,12 @@ def check(labelled: LabelledSet, folders: Sequence[str]) -> int:
 
 
 def fix(labelled: LabelledSet, path: Path) -> int:
-    """Write a repaired label, and a list of what was changed; how many images a lost face left out."""
+    """Write a repaired label, and a list of what was changed; how many problems of the reader and
+    images left out are among that. ValueError where no image is left."""
     check_target(labelled, path, option="--fix")
-    records, changes = repair(labelled.records, inspections=labelled.inspections, sizes=labelled.sizes)
-    changes = [
-        *(f"{fault}; {ACTIONS.get(fault.reason, LEFT_OUT)}" for fault in labelled.faults),
-        *(f"{line}; {IMAGE_LEFT_OUT}" for line in images_without_size(labelled)),
-        *changes,
-    ]
+    records, repairs = repair(labelled.records, inspections=labelled.inspections, sizes=labelled.sizes)
+    lost = losses(labelled)
+    changes = [describe_loss(fault) for fault in labelled.faults if fault.reason in WARNINGS] + lost + repairs
     if not records:
         raise ValueError(f"--fix {path}: no image is left: {changes[0] if changes else 'none was read'}")
     write_labels(records, path)
@@ -144,8 +150,8 @@ def fix(labelled: LabelledSet, path: Path) -> int:
     with whole_file(listed) as partial:
         partial.write_text("".join(one_line(change) + "\n" for change in changes), encoding="utf-8", errors="backslashreplace")
     print(f"written {path}: {extent_of(records)}; {count_of(len(changes), 'change')}, listed in {listed}")
-    tell_of_target(labelled, path)
-    return sum(record.incomplete for record in labelled.records)
+    tell_of_target(records, path)
+    return len(lost) + sum(change.endswith(f"; {IMAGE_LEFT_OUT}") for change in repairs)
 
 
 def changes_path(path: Path) -> Path:
@@ -154,28 +160,40 @@ def changes_path(path: Path) -> Path:
 
 
 def convert(labelled: LabelledSet, path: Path) -> int:
-    """Write the labels as a RetinaFace label.txt; how many images are left out, for their size and so
-    their faces are not known. ValueError where a line cannot be read, or none is left."""
-    faults = [fault for fault in labelled.faults if fault.reason not in WARNINGS]
-    if faults:
-        raise ValueError(f"--convert {path}: {faults[0]}; --fix leaves such images out")
+    """Write the labels as a RetinaFace label.txt; how many problems the reader had.
+
+    An image with a face that could not be read is left out. ValueError where no image is left.
+    """
     check_target(labelled, path, option="--convert")
-    records = [record for record in labelled.records if not record.incomplete]
-    lost = [f"{line}; {IMAGE_LEFT_OUT}" for line in images_without_size(labelled)]
+    incomplete = find_incomplete(labelled.records)
+    records = [record for index, record in enumerate(labelled.records) if index not in incomplete]
+    lost = losses(labelled)
     if not records:
-        raise ValueError(f"--convert {path}: no image is left: {lost[0]}")
+        raise ValueError(f"--convert {path}: no image is left: {lost[0] if lost else 'none was read'}")
     write_labels(records, path)
-    list_faults(lost)
-    print(f"written {path}: {extent_of(records)}" + (f"; {count_of(len(lost), 'image')} left out" if lost else ""))
-    tell_of_target(labelled, path)
+    warned = [f"warning: {fault}" for fault in labelled.faults if fault.reason in WARNINGS]
+    for line in warned + lost:
+        print(one_line(f"analyze_data.py: {line}"), file=sys.stderr)
+    left_out = len(labelled.records) - len(records)
+    print(f"written {path}: {extent_of(records)}" + (f"; {count_of(left_out, 'image')} left out" if left_out else ""))
+    tell_of_target(records, path)
     return len(lost)
 
 
-def images_without_size(labelled: LabelledSet) -> list[str]:
-    """A line on each image whose faces are fractions of a size that is not known."""
-    with_fault = {fault.source for fault in labelled.faults}
-    lost = [record for record in labelled.records if record.incomplete and record.source not in with_fault]
-    return [f"{record.place}: the size of {record.path} is not known, and so are its faces" for record in lost]
+def losses(labelled: LabelledSet) -> list[str]:
+    """A line on each problem that the reader had, with what is done about it, and on each image that
+    is left out for it."""
+    faults = [fault for fault in labelled.faults if fault.reason not in WARNINGS]
+    return [
+        *(describe_loss(fault) for fault in faults),
+        *(f"{line}; {IMAGE_LEFT_OUT}" for line in describe_incomplete(labelled.records, faults)),
+    ]
+
+
+def describe_loss(fault: Fault) -> str:
+    """A problem of the reader, the image that has lost a face by it, and what is done about it."""
+    of_image = f", of {fault.image[:80]!r}" if fault.image and fault.image[:80] not in fault.text else ""
+    return f"{fault}{of_image}; {ACTIONS[fault.reason]}"
 
 
 def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
@@ -197,13 +215,13 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
         raise ValueError(f"{option} {path}: one label has one image folder, found {listed}; write one file for each")
 
 
-def tell_of_target(labelled: LabelledSet, path: Path) -> None:
+def tell_of_target(records: Sequence[FaceRecord], path: Path) -> None:
     """Say what a written label cannot hold: ignored faces, and images that are not in images/ beside it."""
-    ignored = sum(int(record.ignore.sum()) for record in labelled.records)
+    ignored = sum(int(record.ignore.sum()) for record in records)
     if ignored:
         told = count_of(ignored, "ignored face")
         print(f"analyze_data.py: {told} written like the others: a RetinaFace label cannot mark them", file=sys.stderr)
-    folder = Path(labelled.records[0].folder)
+    folder = Path(records[0].folder)
     if folder.resolve() != (path.parent / "images").resolve():
         print(f"its images lie in {folder}: use it with data.images={folder}")
 
@@ -268,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     checking = arguments.check or arguments.fix is not None
     other_work = arguments.convert is not None or arguments.show_augmented is not None
-    labelled = read_set(arguments, lenient=checking, look=checking or (not other_work and not arguments.sizes))
+    lenient = checking or arguments.convert is not None
+    labelled = read_set(arguments, lenient=lenient, look=checking or (not other_work and not arguments.sizes))
     faults = check(labelled, arguments.config.data.images) if arguments.check else 0
     if arguments.fix is not None:
         faults += fix(labelled, arguments.fix)

@@ -26,7 +26,7 @@ SWAPPED = 0.1    # of the face's width: how far left of its partner a right poin
 REPAIRS = 20    # rounds at most; a repair seldom uncovers another fault
 
 # What is done about each kind of fault in a repaired copy.
-LEFT_OUT, IMAGE_LEFT_OUT = "left out", "image left out"
+LEFT_OUT, IMAGE_LEFT_OUT, POINTS_LEFT_OUT = "left out", "image left out", "points left out"
 ACTIONS = {
     "box without area": LEFT_OUT,
     "malformed line": IMAGE_LEFT_OUT,
@@ -35,14 +35,16 @@ ACTIONS = {
     "ambiguous image name": IMAGE_LEFT_OUT,
     "unreadable mask": IMAGE_LEFT_OUT,
     "image without a label": "taken as the warning says",
-    "unknown point names": "points left out",
+    "unknown image": LEFT_OUT,
+    "other points": POINTS_LEFT_OUT,
+    "unknown point names": POINTS_LEFT_OUT,
     "duplicate box": LEFT_OUT,
     "box out of range": "clipped to the image",
     "point outside its box": "marked as not labelled",
     "left and right swapped": "swapped back",
     "image listed twice": "faces moved to the first place",
     "unfit image name": IMAGE_LEFT_OUT,
-    "wrong number of points": "points left out",
+    "wrong number of points": POINTS_LEFT_OUT,
     "path outside the image folder": IMAGE_LEFT_OUT,
     "missing image": IMAGE_LEFT_OUT,
     "unreadable image": IMAGE_LEFT_OUT,
@@ -178,10 +180,13 @@ def _face_faults(records: Sequence[FaceRecord], sizes: Mapping[int, tuple[int, i
     )    # (F, 5)
     with_area = np.concatenate([record.has_area for record in records])    # (F,)
     sized = np.isfinite(limits[:, 0])
-    beyond = ((boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)) & with_area
+    apart = ((boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= limits).any(axis=1)) & with_area
+    beyond = ((boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)) & with_area & ~apart
     empty = (rows[:, BOX][:, 2:] == 0).all(axis=1)    # stands for no face, as in WIDER's 0 0 0 0
     yield from found(~with_area & empty, "box without area", "box {box} (x y w h) has no area")
     yield from found(~with_area & ~empty, "box without area", "box {box} (x y w h) has no area", loses_face=True)
+    yield from found(apart & sized, "box out of range", "box {box} (x y w h) lies outside its image of {size} pixels", loses_face=True)
+    yield from found(apart & ~sized, "box out of range", "box {box} (x y w h) ends before its image", loses_face=True)
     yield from found(beyond & sized, "box out of range", "box {box} (x y w h) leaves its image of {size} pixels")
     yield from found(beyond & ~sized, "box out of range", "box {box} (x y w h) starts before its image")
     points = np.concatenate([record.has_landmarks for record in records]).sum(axis=1)
@@ -223,15 +228,41 @@ def swapped_pairs(record: FaceRecord) -> BoolArray:
     return np.stack(pairs, axis=1)
 
 
+def find_incomplete(records: Sequence[FaceRecord]) -> set[int]:
+    """Return the indices of the images with a face that could not be read, wherever they are listed.
+
+    A label without that face would teach that it is background.
+    """
+    incomplete = {_place(record) for record in records if record.incomplete}
+    return {index for index, record in enumerate(records) if _place(record) in incomplete}
+
+
+def describe_incomplete(records: Sequence[FaceRecord], faults: Sequence[Fault]) -> list[str]:
+    """Return a line on each image that `find_incomplete` names and none of the `faults` does."""
+    reported = {(fault.source, fault.image) for fault in faults}
+    with_fault = {fault.source for fault in faults}
+    lines = []
+    for index in sorted(find_incomplete(records)):
+        record = records[index]
+        if not record.incomplete:
+            lines.append(f"{record.place}: a face of {record.path[:80]!r} that is listed elsewhere cannot be read")
+        elif (record.source, record.path) not in reported:
+            lost = f"a face of {record.path[:80]!r} cannot be read"
+            if record.size is None and record.source not in with_fault:
+                lost = f"the size of {record.path[:80]} is not known, and so are its faces"
+            lines.append(f"{record.place}: {lost}")
+    return lines
+
+
 def repair(
     records: Sequence[FaceRecord], *, inspections: Mapping[int, Inspection], sizes: Mapping[int, tuple[int, int]]
 ) -> tuple[list[FaceRecord], list[str]]:
     """Records in which nothing is found wrong any more, and a line on each change. The records given stay as they are.
 
-    An incomplete record is left out: a face that could not be read would be learnt as background.
+    Images with a face that could not be read are left out, see `find_incomplete`.
     """
-    incomplete = {_place(record) for record in records if record.incomplete}    # an image may be listed twice
-    kept = [index for index, record in enumerate(records) if _place(record) not in incomplete]    # where each stood at first
+    incomplete = find_incomplete(records)
+    kept = [index for index in range(len(records)) if index not in incomplete]    # where each stood at first
     fixed = [records[index] for index in kept]
     changes: list[str] = []
     for _ in range(REPAIRS):

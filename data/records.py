@@ -31,13 +31,15 @@ NO_PLACE = -1    # instead of a line or an id
 class Fault(NamedTuple):
     """Something wrong with a labelled set: the file and the place in it, the kind of problem, and a
     sentence on this one. The place is a line or, with another `unit`, such as "annotation" in
-    COCO's files, the id of that; NO_PLACE stands for the file as a whole."""
+    COCO's files, the id of that; NO_PLACE stands for the file as a whole. `image` is the name of the
+    image that has lost a face by it, where that is known."""
 
     source: str
     line: int
     reason: str
     text: str
     unit: str = "line"
+    image: str = ""
 
     def __str__(self) -> str:
         return f"{format_place(self.source, self.line, self.unit)}: {self.text}"
@@ -203,10 +205,12 @@ class RecordBuilder:
         self._first_face.append(len(self._lines))
 
     def lose_face(self, fault: Fault) -> None:
-        """Complain of a face that cannot be read; its image is incomplete."""
-        self.complain(fault)
-        if self._images:
-            self._images[-1].incomplete = True
+        """Complain of a face of the image at hand that cannot be read; the image is incomplete."""
+        if not self._images:
+            self.complain(fault)
+            return
+        self._images[-1].incomplete = True
+        self.complain(fault._replace(image=self._images[-1].path))
 
     def warn_unlabelled(
         self, folder: Path, names: Sequence[str], root: Path, *, lacking: str, used: bool
@@ -243,7 +247,8 @@ class RecordBuilder:
             self.files.update(found)
             if len(found) > 1:
                 text = f"{image.path[:80]!r} may be {' or '.join(found[:3])} in {folder.root}"
-                self.complain(Fault(image.source, image.line, "ambiguous image name", text, image.units[0]))
+                fault = Fault(image.source, image.line, "ambiguous image name", text, image.units[0])
+                self.complain(fault._replace(image=image.path))
                 image.incomplete = True
 
     def add_face(
@@ -297,7 +302,8 @@ class RecordBuilder:
             image.incomplete = True
             found = " ".join(f"{value:g}" for value in rows[face][expected[face]])
             text = f"expected numbers below {LARGEST:g}, found {found[:40]!r}"
-            self.complain(Fault(image.source, int(lines[face]), "not a number", text, image.units[1]))
+            fault = Fault(image.source, int(lines[face]), "not a number", text, image.units[1])
+            self.complain(fault._replace(image=image.path))
         return np.asarray(bad)
 
 

@@ -184,6 +184,31 @@ def test_nothing_is_converted_of_a_label_with_lines_that_cannot_be_read(tmp_path
     assert (tmp_path / "out.txt").read_text() == "precious"
 
 
+def test_image_with_a_line_that_cannot_be_read_is_not_converted(tmp_path: Path, run: RunScript) -> None:
+    label = tmp_path / "bad.txt"
+    label.write_text("# a.jpg\n1 1 5 5\n1 2 3\n# b.jpg\n1 1 5 5\n# ./a.jpg\n2 2 6 6\n# c.jpg\n")
+    result = run("analyze_data", label, "--convert", tmp_path / "out.txt")
+    assert result.code == 1 and "2 images, 1 face; 2 images left out" in result.out
+    assert (tmp_path / "out.txt").read_text() == "# b.jpg\n1 1 5 5\n# c.jpg\n"
+    assert result.err.splitlines() == [
+        f"analyze_data.py: {label}:3: expected 4, 5, 19 or 20 numbers, found 3, of 'a.jpg'; image left out",
+        f"analyze_data.py: {label}:6: a face of './a.jpg' that is listed elsewhere cannot be read; image left out",
+    ]
+
+
+@pytest.mark.parametrize("lines", ["# missing.jpg\n1 1 2 2\n", "# drawn_0000.jpg\n9 9 -5 5\n", "# drawn_0000.jpg\n9 999 5 5\n"])
+def test_repair_that_leaves_an_image_out_ends_with_one(lines: str, drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
+    label = tmp_path / "label.txt"
+    label.write_text("# drawn_0001.jpg\n5 5 9 9\n5 5 9 9\n0 0 0 0\n")
+    images = ["--images", drawn_set.parent / "images"]
+    assert run("analyze_data", label, *images, "--fix", tmp_path / "fixed.txt").code == 0
+    label.write_text(label.read_text() + lines)
+    assert run("analyze_data", label, *images, "--fix", tmp_path / "fixed.txt").code == 1
+    assert (tmp_path / "fixed.txt").read_text() == "# drawn_0001.jpg\n5 5 9 9\n"
+    changes = (tmp_path / "fixed.txt.changes.txt").read_text().splitlines()
+    assert [change.rpartition("; ")[2] for change in changes].count("image left out") == 1
+
+
 def test_label_is_not_written_among_those_of_a_folder(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     (tmp_path / "labels").mkdir()
     shutil.copytree(drawn_set.parent / "images", tmp_path / "images")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import ast
 import struct
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.checks import duplicates, find_faults, inspect_image, inspect_images, repair, swapped_pairs
+from data.checks import ACTIONS, duplicates, find_faults, inspect_image, inspect_images, repair, swapped_pairs
 from data.labels import read_labels, read_sizes, write_labels
 from data.records import FaceRecord
 from utils.images import write_image
@@ -163,10 +165,24 @@ def test_image_is_not_merged_into_one_that_is_left_out(tmp_path: Path) -> None:
     assert [change.rpartition("; ")[2] for change in changes] == ["image left out", "faces moved to the first place"]
 
 
-def test_box_far_outside_its_image_is_left_out(tmp_path: Path) -> None:
-    fixed, changes = repair(records_of(tmp_path, "# 1.jpg\n90 90 5 5\n"), inspections={}, sizes={0: (50, 50)})
-    assert len(fixed[0]) == 0
-    assert [change.rpartition("; ")[2] for change in changes] == ["clipped to the image", "left out"]
+@pytest.mark.parametrize("box", ["90 90 5 5", "90 10 5 5", "50 0 5 5", "0 50 5 5", "-9 0 9 9", "49.9999999 0 5 5"])
+def test_image_of_a_box_that_lies_outside_is_left_out(box: str, tmp_path: Path) -> None:
+    """Its face is somewhere in the image, and must not become background."""
+    fixed, changes = repair(records_of(tmp_path, f"# 1.jpg\n1 1 5 5\n{box}\n"), inspections={}, sizes={0: (50, 50)})
+    assert fixed == []
+    assert [change.rpartition("; ")[2] for change in changes] == ["image left out"]
+
+
+def test_every_kind_of_problem_has_an_action() -> None:
+    """Kinds are the string arguments in third place of Fault(...), and those of a finding."""
+    kinds = set()
+    for path in (ROOT / "data").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fault", "found", "_of_image"):
+                place = 1 if node.func.id == "found" else 2
+                arguments = node.args[place : place + 1]
+                kinds |= {each.value for each in arguments if isinstance(each, ast.Constant)}
+    assert len(kinds) > 12 and kinds <= set(ACTIONS)
 
 
 @settings(max_examples=60)
