@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
 
 import detector.network
 from config import ModelConfig
@@ -62,23 +60,31 @@ def test_tf32_that_is_off_stays_off(switches: SimpleNamespace) -> None:
 
 
 def test_switches_of_this_torch_are_found_and_put_back_without_a_warning() -> None:
-    code = """
-import torch, warnings
-from utils.devices import exact_float32
-warnings.simplefilter("error")
-if hasattr(torch.backends.cudnn, "conv"):    # a user may have switched one operator alone
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
-    state = lambda: torch.backends.cudnn.conv.fp32_precision
-else:
-    state = lambda: torch.backends.cudnn.allow_tf32
-before = state()
-with exact_float32(torch.device("cuda"), torch.float32):
-    assert state() in ("ieee", False), state()
-assert state() == before and before in ("tf32", True), (before, state())
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):    # torch >= 2.9, where a user may have switched one operator alone
+        operators, name = [cudnn.conv, cudnn.rnn, matmul], "fp32_precision"
+        states = ["tf32", "ieee", "tf32"], ["ieee", "ieee", "ieee"]
+    else:
+        operators, name = [cudnn, matmul], "allow_tf32"
+        states = [True, True], [False, False]
+
+    def read() -> list[object]:
+        return [getattr(operator, name) for operator in operators]
+
+    def write(values: list[object]) -> None:
+        for operator, value in zip(operators, values, strict=True):
+            setattr(operator, name, value)
+
+    before = read()
+    try:
+        write(states[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with exact_float32(CUDA, torch.float32):
+                assert read() == states[1]
+        assert read() == states[0]
+    finally:
+        write(before)
 
 
 def test_detection_computes_features_and_heads_in_exact_float32(
