@@ -382,6 +382,16 @@ def test_colors_are_distorted_whether_a_crop_shrinks_or_grows() -> None:
         assert max(means) > 5, (size, means)
 
 
+def test_views_of_low_resolution_are_enlarged_without_steps() -> None:
+    ramp = np.tile(np.linspace(0, 255, 96).astype(np.uint8)[None, :, None], (96, 1, 3))
+    config = AugmentationConfig(distortion=False, flip=0, low_resolution=1)
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        window = Window(0, 0, 96, 96)
+        view = augment(ramp, make_faces([]), window, size=96, config=config, fill=FILL, rng=rng)
+        assert np.abs(np.diff(view.image.astype(int), axis=1)).max() <= 4    # 2.7 in the image
+
+
 def test_window_need_not_hold_an_ignored_face(rng: np.random.Generator) -> None:
     faces = make_faces([[30, 30, 50, 50], [150, 150, 170, 170]], ignore=[True, False])
     for _ in range(50):
