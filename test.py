@@ -80,7 +80,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", metavar="FILE", nargs="+", default=[], help="score on these label files or folders, taken as one set")
     parser.add_argument("--predictions", metavar="DIR", type=Path, help="score these: event folders of text files, one an image")
     parser.add_argument("--ground-truth", metavar="DIR", help="folder of the official wider_{easy,medium,hard}_val.mat")
-    parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: images/ beside each label file)")
+    parser.add_argument("--images", metavar="DIR", help="folder of the labels' images (default: found in the usual layouts)")
     default = f"(default: weights/{SHIPPED.name}, which comes with the code)"
     parser.add_argument("--weights", metavar="FILE", help=f"checkpoint of train.py, published RetinaFace weights, or .onnx file {default}")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
