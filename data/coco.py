@@ -32,14 +32,16 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
     # Without a list of categories their ids are all there is to name them by.
     used = {names.get(key, key) for each in sections["annotations"] if (key := _key(each.get("category_id", only))) in names or not names}
     faces = pick_classes(path, used, classes, listed=names.values())
-    images = _images(path, sections["images"], builder)
+    images, ambiguous = _images(path, sections["images"], builder)
     annotations: dict[str, list[Item]] = {key: [] for key in images}
     lost: dict[str, list[Fault]] = {key: [] for key in images}
+    of_no_image = 0
     for number, annotation in enumerate(sections["annotations"], start=1):
         key, category = _key(annotation.get("image_id")), _key(annotation.get("category_id", only))
         if key not in images:
             text = f"it is of image {_short(annotation.get('image_id'))}, which the file does not list"
             builder.complain(_fault(path, annotation, number, text))
+            of_no_image += 1
         elif names and category not in names:
             text = f"it is of category {_short(annotation.get('category_id'))}, which the file does not list"
             lost[key].append(_fault(path, annotation, number, text))
@@ -50,29 +52,42 @@ def read_coco(path: str, text: str, builder: RecordBuilder, *, classes: Sequence
         [_triples(each["keypoints"]) for of_image in annotations.values() for each in of_image if _has_points(each)],
         [orders.get(each["category"]) for of_image in annotations.values() for each in of_image if _has_points(each)],
     )
+    bare = {key for key in images if not annotations[key]} if of_no_image else set()
+    if bare:
+        shown = ", ".join(str(images[key]["file_name"])[:80] for key in sorted(bare)[:3]) + (" ..." if len(bare) > 3 else "")
+        text = f"{of_no_image:,} annotations are of no image, and may be of those without faces: {shown}"
+        builder.complain(Fault(path, NO_PLACE, "missing faces", text))
     for key, image in images.items():
         number = _id(image, NO_PLACE)
-        builder.add_image(image["file_name"], source=path, line=number, size=_size(image), units=UNITS)
+        is_incomplete = key in ambiguous or key in bare
+        builder.add_image(
+            image["file_name"], source=path, line=number, size=_size(image), units=UNITS, incomplete=is_incomplete
+        )
         for fault in lost[key]:
             builder.lose_face(fault)
         for annotation in annotations[key]:
             _add_face(path, annotation, builder, order=orders.get(annotation["category"]), mirrored=mirrored)
 
 
-def _images(path: str, listed: Sequence[Item], builder: RecordBuilder) -> dict[str, Item]:
-    """The images by id; those without an id or a name, and those of an id that is taken, are complained of."""
+def _images(path: str, listed: Sequence[Item], builder: RecordBuilder) -> tuple[dict[str, Item], set[str]]:
+    """The images by id, and the ids that several have, of which the first is taken.
+
+    Those, and images without an id or a name, are complained of.
+    """
     images: dict[str, Item] = {}
+    ambiguous: set[str] = set()
     for number, image in enumerate(listed, start=1):
         key, name = _key(image.get("id")), image.get("file_name")
         if not key or not isinstance(name, str) or not name or "\0" in name:
             text = f"expected an image with 'id' and 'file_name', found {_short(image)}"
             builder.complain(Fault(path, number, "malformed line", text, "image number"))
         elif key in images:
-            text = f"the id is given twice, here to {name[:80]!r}"
+            text = f"the id is given twice, to {images[key]['file_name'][:80]!r} and to {name[:80]!r}"
             builder.complain(Fault(path, _id(image, number), "malformed line", text, "image"))
+            ambiguous.add(key)
         else:
             images[key] = image
-    return images
+    return images, ambiguous
 
 
 def _order(path: str, category: Item, builder: RecordBuilder) -> list[int] | None:
@@ -122,7 +137,7 @@ def _add_face(path: str, annotation: Item, builder: RecordBuilder, *, order: lis
         for point, (x, y, visible) in enumerate(triples):
             row[4 + 3 * point : 7 + 3 * point] = [x, y, visible] if visible else [-1.0, -1.0, 0.0]
     given = 19 if points and order != [] else 4
-    builder.add_face(row, number, given=given, crowd=annotation.get("iscrowd") in (1, True))
+    builder.add_face(row, number, given=given, crowd=annotation.get("iscrowd") in (1, "1"))
 
 
 def _box(annotation: Item) -> Sequence[float] | None:

@@ -57,8 +57,9 @@ def read_yolo(
     turned box, around which the upright box is taken. A negative coordinate, the point 0 0 and one
     that is not visible are not labelled. An empty file is an image without faces. So is an image
     without a file if `complete` says that these files are for all of the images, as YOLO's own
-    tools read them; otherwise such images are left out. There is a warning of them. The faces of an
-    image whose size is not known are lost. ValueError where no image has a size.
+    tools read them, and each file with faces has its image; otherwise such images are left out.
+    There is a warning of them. The faces of an image whose size is not known are lost, and so are
+    those of a class without a name where others have one. ValueError where no image has a size.
     """
     labels = []
     labelled: set[str] = set()
@@ -77,6 +78,8 @@ def read_yolo(
         )
     _add_labels(folder, labels, images.root, builder, classes=classes, known=known)
     names = [name for name in images.images() if name not in labelled]
+    # A label without its image may be for one of these, which lies elsewhere or is named otherwise.
+    complete &= all(label.images or not label.text.strip() for label in labels)
     _add_unlabelled(folder, names, images.root, builder, complete=complete)
 
 
@@ -215,13 +218,16 @@ def _add_labels(
     named = {number: names.get(number, number) for number in used}
     chosen = pick_classes(str(folder), set(named.values()), wanted, listed=set(names.values()))
     faces = {number for number, name in named.items() if name in chosen}
+    unnamed = {number for number in used if names and number not in names} - faces
     problems: list[tuple[Fault, str]] = []
     for label in labels:
         if len(label.images) > 1:
             meant = f"it is for {' or '.join(label.images[:NAMES_SHOWN])} in {root}"
             builder.complain(Fault(str(label.file), NO_PLACE, "ambiguous image name", meant))
             continue
-        problems += _add_label(label, root, builder, form=form, faces=faces, known=known)
+        problems += _add_label(
+            label, root, builder, form=form, faces=faces, unnamed=unnamed, known=known
+        )
     _complain(problems, sum(counts.values()), builder)
 
 
@@ -232,13 +238,20 @@ def _add_label(
     *,
     form: LineForm,
     faces: set[str],
+    unnamed: set[str],
     known: Mapping[str, tuple[str, tuple[int, int]]],
 ) -> list[tuple[Fault, str]]:
-    """Add an image and its faces; returns what is wrong with lines, each with its kind."""
+    """Add an image and its faces; returns what is wrong with lines, each with its kind.
+
+    Of a class that is `unnamed`, where others have a name, nobody knows whether it is a face.
+    """
     problems: list[tuple[Fault, str]] = []
     found: list[tuple[int, Face]] = []
     for line, words in _split(label.text):
         result = parse_line(words, form)
+        if class_number(words[0]) in unnamed:
+            text = f"class {words[0][:40]} has no name where others have one"
+            result = Problem("class without a name", text)
         if isinstance(result, Problem):
             problems.append(
                 (Fault(str(label.file), line, "malformed line", result.text), result.kind)

@@ -170,3 +170,24 @@ def test_image_listed_twice_goes_whole_with_its_unreadable_face(tmp_path: Path, 
     (tmp_path / "label.txt").write_text("# 1.jpg\n1 2 3 4\n# 2.jpg\n5 5 9 9\n# 1.jpg\n1 2 3\n")
     run("analyze_data", tmp_path / "label.txt", "--fix", tmp_path / "fixed.txt")
     assert (tmp_path / "fixed.txt").read_text() == "# 2.jpg\n5 5 9 9\n"
+
+
+@pytest.mark.parametrize("image_id", ["01", None, 7])
+def test_face_of_an_unknown_image_leaves_no_image_without_faces(image_id: object, tmp_path: Path, run: RunScript) -> None:
+    faces = [{"bbox": BOX}, {"bbox": BOX, "image_id": image_id}]
+    label = write(tmp_path / "a.json", faces, categories=[{"id": 1, "name": "face"}], images=3)
+    checked = run("analyze_data", label, "--check")
+    assert "1 annotations are of no image, and may be of those without faces: 2.jpg, 3.jpg" in checked.out
+    assert run("analyze_data", label, "--fix", tmp_path / "fixed.txt").code == 1
+    assert (tmp_path / "fixed.txt").read_text() == "# 1.jpg\n10 10 40 40\n"
+
+
+def test_images_that_share_an_id_are_both_left_out(tmp_path: Path, run: RunScript) -> None:
+    faces = [{"bbox": BOX, "image_id": n} for n in (1, 3)]
+    label = write(tmp_path / "a.json", faces, categories=[{"id": 1, "name": "face"}], images=3)
+    content = json.loads(label.read_text())
+    content["images"][1]["id"] = 1
+    label.write_text(json.dumps(content))
+    result = run("analyze_data", label, "--check", "--fix", tmp_path / "fixed.txt")
+    assert result.code == 1 and "image 1: the id is given twice, to '1.jpg' and to '2.jpg'" in result.out
+    assert (tmp_path / "fixed.txt").read_text() == "# 3.jpg\n10 10 40 40\n"

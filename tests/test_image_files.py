@@ -256,3 +256,14 @@ def test_byte_order_mark_hides_no_line(tmp_path: Path, run: RunScript) -> None:
     result = run("analyze_data", tmp_path / "label.txt", "--sizes", tmp_path / "sizes.txt", "--output", tmp_path / "out")
     total = json.loads((tmp_path / "out" / "statistics.json").read_text())["total"]
     assert result.code == 0 and total["out_of_range_faces"] == 1
+
+
+
+@pytest.mark.parametrize("name", ["/home/me/a.jpg", "C:\\sets\\a.jpg", "../a.jpg"])
+def test_voc_name_that_leads_elsewhere_means_the_file_named_like_the_xml(name: str, tmp_path: Path) -> None:
+    place(tmp_path / "JPEGImages" / "a.jpg")
+    (tmp_path / "Annotations").mkdir()
+    box = "<object><name>face</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation><filename>{name}</filename>{box}</annotation>")
+    (record,) = read_labels(tmp_path)
+    assert image_path(record) == tmp_path / "JPEGImages" / "a.jpg"

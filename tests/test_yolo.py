@@ -262,3 +262,32 @@ def test_list_of_images_goes_on_where_an_image_or_a_label_is_missing(tmp_path: P
     assert "gone" not in (tmp_path / "fixed.txt").read_text()
     listed.write_text("images/x.jpg\nimages/y.jpg\n")
     assert "none of the images that it lists is there, such as 'images/x.jpg'" in run("analyze_data", listed).complaint
+
+
+def test_image_of_a_misnamed_label_is_no_image_without_faces(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX}, images=["a", "b"])
+    (folder / "labels" / "b_faces.txt").write_text(BOX)
+    result = run("analyze_data", folder, "--convert", tmp_path / "label.txt")
+    assert result.code == 1 and (tmp_path / "label.txt").read_text().count("# ") == 1
+    assert "has no label file and is left out: b.jpg" in result.err
+
+
+def test_label_and_image_may_spell_an_umlaut_in_one_and_two_code_points(tmp_path: Path) -> None:
+    folder = make_set(tmp_path, {"\u00e4": BOX, "b": BOX}, images=["a\u0308", "b"])
+    assert [(image_path(record).is_file(), len(record)) for record in read_labels(folder)] == [(True, 1)] * 2
+
+
+def test_face_of_a_class_without_a_name_does_not_become_background(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX, "b": BOX.replace("0", "1", 1)})
+    (folder / "classes.txt").write_text("face\n")
+    with pytest.raises(ValueError, match=r"b.txt:1: class 1 has no name where others have one"):
+        read_labels(folder)
+    assert run("analyze_data", folder, "--fix", tmp_path / "fixed.txt").code == 1
+    assert "b.jpg" not in (tmp_path / "fixed.txt").read_text()
+    assert [len(each) for each in read_labels(folder, config=DataConfig(classes=("face", "1")))] == [1, 1]
+
+
+def test_repair_that_leaves_out_an_unreadable_label_exits_with_1(tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": BOX, "b": BOX})
+    (folder / "labels" / "b.txt").write_bytes(codecs.BOM_UTF16_LE + BOX.encode("utf-16-le"))
+    assert run("analyze_data", folder, "--fix", tmp_path / "fixed.txt").code == 1
