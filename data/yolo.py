@@ -124,21 +124,14 @@ def read_yolo_list(path: str, text: str, builder: RecordBuilder, *, classes: Seq
 
 
 def _find_listed(names: Sequence[str], folder: ImageFolder) -> list[Path | None]:
-    """The image files that a list names. It may be written for another folder to work in, so that
-    data/set/1.jpg is set/1.jpg here."""
+    """The image files that a list names, below its folder or by their whole path."""
     found: list[Path | None] = []
-    skipped = 0    # leading folders of the name before: mostly the same
-    for name in names:
-        parts = name.replace("\\", "/").split("/")
-        for start in dict.fromkeys([skipped, *range(len(parts))]):
-            here = folder.find("/".join(parts[start:]))
-            if len(here) == 1:
-                found.append(folder.root / here[0])
-                skipped = start
-                break
+    for name, files in zip(names, folder.find_all(names), strict=True):
+        elsewhere = Path(name)
+        if elsewhere.is_absolute() and not files and elsewhere.is_file():
+            found.append(elsewhere)
         else:
-            elsewhere = Path("/".join(parts))
-            found.append(elsewhere if elsewhere.is_absolute() and elsewhere.is_file() else None)
+            found.append(folder.root / files[0] if len(files) == 1 else None)
     return found
 
 
