@@ -87,7 +87,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> LabelledSet:
     """Read the label files and, to `look`, the images that are there; `lenient` collects problems of single lines.
 
-    With --sizes no image is opened for its size. A set that has no images/ beside its label has no images, and that is no fault.
+    With --sizes no image is opened for its size. A set whose images are not found has none, and that is no fault.
     ValueError where a folder that was named is missing, or no image has a size.
     """
     config: Config = arguments.config

@@ -230,6 +230,8 @@ def candidate_folders(label: Path) -> list[Path]:
         *(up / "images" / split for split in splits),
         *(up / split for split in splits),
         *(up / split / "images" for split in splits),
+        *(above / images / here.name for images in MIRRORED.get(up.name, ())),
+        *(above / images for images in MIRRORED.get(up.name, ())),
         here / "data",
         up / "JPEGImages",
         # The official zips of WIDER FACE, each unpacked beside the labels or into a folder of its own.

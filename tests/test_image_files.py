@@ -153,6 +153,7 @@ LAYOUTS = {    # the label of each split, its images, and the names in the label
     "Label Studio": ("{}/result.json", "{}/images", "images\\{}_{}.jpg"),
     "official WIDER": ("wider_face_split/wider_face_{}_bbx_gt.txt", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
     "one folder": ("{}.json", "images", "{}_{}.jpg"),
+    "labels in a folder each": ("annotations/{}/labels.json", "images/{}", "{}_{}.jpg"),
     "a folder each": ("annotations/{}.json", "{}/images", "{}_{}.jpg"),
     "RetinaFace labels beside WIDER's zips": ("{}/label.json", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
     "RetinaFace labels in their own folder": ("retinaface_gt/{}/label.json", "WIDER_{}/images", "0--Parade/{}_{}.jpg"),
