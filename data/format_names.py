@@ -6,8 +6,8 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from data.text_labels import is_size, read_text
-from data.yolo_lines import FACES, is_class, is_odd, to_numbers
+from data.text_labels import is_size, read_text, to_numbers
+from data.yolo_lines import FACES, is_class, is_odd
 from utils.files import files_below
 from utils.images import IMAGE_SUFFIXES
 

@@ -12,7 +12,7 @@ from data.classes import pick_classes, read_class_names, read_point_shape
 from data.format_names import find_other_format
 from data.image_files import ImageFolder
 from data.records import NAMES_SHOWN, NO_PLACE, Fault, RecordBuilder
-from data.text_labels import read_text
+from data.text_labels import read_text, to_numbers
 from data.yolo_lines import (
     FACES,
     Face,
@@ -22,7 +22,6 @@ from data.yolo_lines import (
     find_form,
     is_class,
     parse_line,
-    to_numbers,
     to_row,
 )
 from utils.image_header import read_header

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from data.records import ABSENT_POINTS, POINTS
+from data.text_labels import to_numbers
 
 BOX = 5    # class cx cy w h
 FACES = (BOX, BOX + 2 * POINTS, BOX + 3 * POINTS)    # and five (x y), or five (x y visible)
@@ -144,14 +145,6 @@ def is_class(word: str) -> bool:
 def class_number(word: str) -> str:
     """The number of a class without zeros that mean nothing: 0 for 0.000."""
     return (word.partition(".")[0].lstrip("0") or "0") if is_class(word) else word
-
-
-def to_numbers(words: Sequence[str]) -> list[float] | None:
-    """The numbers that words stand for; None where one is none."""
-    try:
-        return list(map(float, words))
-    except ValueError:
-        return None
 
 
 def parse_line(words: list[str], form: LineForm) -> Face | Problem:
