@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
-from utils.import_errors import PACKAGES
+from utils.import_errors import PACKAGES, explain
 
 COMMANDS = [
     ["train.py", "--help"], ["test.py", "--help"], ["analyze_data.py", "--help"],
@@ -46,6 +47,58 @@ def test_package_that_is_not_installed_is_named(module: str, tmp_path: Path) -> 
     done = run(["train.py", "--help"], path=tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"train.py: {PACKAGES[module]} is not installed: pip install -e . installs what is needed\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("ImportError('numpy.core.multiarray failed to import')", "pip install --force-reinstall"),
+        ("RuntimeError('operator torchvision::nms\\n does not exist')", "pip install --force-reinstall"),
+        ("ValueError('numpy.dtype size changed')", "pip install --force-reinstall"),
+        ("AttributeError('_ARRAY_API not found')", "pip install --force-reinstall"),
+        ("ModuleNotFoundError(\"No module named 'x'\", name='x')", "pip install --force-reinstall"),
+        ("OSError('libgomp.so.1: cannot open shared object file')", "apt-get install libgomp1"),
+        ("OSError('libcudart.so.12: cannot open shared object file')", "pip install --force-reinstall"),
+    ],
+)
+@pytest.mark.parametrize("module", ["numpy"])
+def test_broken_package_is_one_line_with_its_reason(
+    module: str, error: str, advice: str, tmp_path: Path
+) -> None:
+    broken_package(tmp_path, module, error)
+    done = run(["test.py", "--help"], path=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"test.py: {module} cannot be imported (")
+    assert advice in line
+
+
+def test_opencv_that_is_too_old_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cv2").mkdir()
+    source = "from types import SimpleNamespace\n__version__ = '4.12.0'\nutils = SimpleNamespace()\n"
+    (tmp_path / "cv2" / "__init__.py").write_text(source)
+    done = run(["analyze_data.py", "--help"], path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "analyze_data.py: opencv-python cannot be imported (OpenCV 4.12.0 is older than 4.13): "
+        "pip install --force-reinstall opencv-python\n"
+    )
+
+
+def test_error_within_a_package_that_was_imported_is_no_failed_import() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.zeros(2) @ torch.zeros(3)
+    assert explain(caught.value) is None
+
+
+def test_package_that_is_missing_later_is_named_too(drawn_set: Path, tmp_path: Path) -> None:
+    """analyze_data.py needs PyTorch for --show-augmented alone."""
+    broken_package(tmp_path, "torch", "ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    words = ["analyze_data.py", str(drawn_set), "--output", str(tmp_path / "out")]
+    assert run(words, path=tmp_path).returncode == 0
+    done = run([*words, "--show-augmented", "1"], path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("analyze_data.py: torch is not installed: pip install -e .")
 
 
 def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:

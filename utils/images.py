@@ -14,6 +14,8 @@ from utils.arrays import Image
 from utils.decoder_messages import catch_messages
 from utils.files import whole_file
 
+if not hasattr(cv2.utils, "logging"):    # older ones decode half a JPEG, with a gray bottom
+    raise ImportError(f"OpenCV {cv2.__version__} is older than 4.13", name="cv2")
 # What OpenCV says of a damaged file names no file; read_image does.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 

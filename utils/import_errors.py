@@ -30,12 +30,17 @@ SYSTEM_LIBRARIES = {    # what the name of a missing library begins with, and De
 }
 
 
-def explain(error: ImportError) -> str | None:
+# Besides ImportError, a broken package raises these: torch and torchvision that do not belong
+# together, for example, or a package that was built for another NumPy.
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError, TypeError, ValueError)
+
+
+def explain(error: BaseException) -> str | None:
     """Return what to install so that a package of ours can be imported; None for any other error."""
-    module = _failing_module(error)
+    module = _failing_module(error) if isinstance(error, BROKEN) else None
     if module is None:
         return None
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in PACKAGES:
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
         return f"{PACKAGES[module]} is not installed: pip install -e . installs what is needed"
     reason = " ".join(str(error).split())
     advice = "pip install --force-reinstall " + PACKAGES[module]
@@ -45,21 +50,23 @@ def explain(error: ImportError) -> str | None:
     return f"{PACKAGES[module]} cannot be imported ({reason[:200]}): {advice}"
 
 
-def _failing_module(error: ImportError) -> str | None:
+def _failing_module(error: BaseException) -> str | None:
     """The package of ours whose import failed: the missing one, or the one whose code raised the error."""
-    name = (error.name or "").partition(".")[0]
-    if name in PACKAGES:
-        return name
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        parts = frame.filename.replace("\\", "/").split("/")
-        for module in PACKAGES:
-            if module in parts[:-1]:
-                return module
-    return None
+    if isinstance(error, ImportError):
+        name = (error.name or "").partition(".")[0]
+        if name in PACKAGES:
+            return name
+    # Once a package has been imported, an error within it is none of its import.
+    modules = [
+        frame.f_globals.get("__name__", "").partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == "<module>"
+    ]
+    return next((module for module in reversed(modules) if module in PACKAGES), None)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    text = explain(error) if isinstance(error, ImportError) else None
+    text = explain(error)
     if text is None:
         sys.__excepthook__(kind, error, trace)
         return
