@@ -105,7 +105,9 @@ def read_set(arguments: argparse.Namespace, *, lenient: bool, look: bool) -> Lab
     labelled = LabelledSet(files, faults)
     records = labelled.records
     labelled.sizes = {index: record.size for index, record in enumerate(records) if record.size is not None}
-    labelled.sizes.update({index: named[record.path] for index, record in enumerate(records) if record.path in named})
+    for index, record in enumerate(records):
+        if size := named.get(record.path) or named.get(record.file):    # the label's name, or the file's
+            labelled.sizes[index] = size
     if named and records and not labelled.sizes:
         raise ValueError(f"--sizes: names none of the {len(records):,} images, such as {records[0].path}")
     if look:

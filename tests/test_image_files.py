@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import RunScript
 
-from config import DataConfig
+from config import DataConfig, load_config
 from data.dataset import FaceDataset
 from data.image_files import ImageFolder
 from data.labels import read_labels
@@ -249,6 +249,24 @@ def test_file_named_like_the_xml_is_taken_where_voc_names_none(tmp_path: Path) -
         (folder / f"{stem}.xml").write_text(f"<annotation><filename>{name}</filename>{box}</annotation>")
     records = read_labels(tmp_path)
     assert [image_path(record) for record in records] == [tmp_path / "JPEGImages" / f"{stem}.jpg" for stem in "ab"]
+
+
+def test_sizes_are_given_by_the_name_in_the_label_or_that_of_the_file(tmp_path: Path, run: RunScript) -> None:
+    place(tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg")
+    (tmp_path / "label.txt").write_text("# images\\A.jpg\n90 10 20 20\n# b\n90 10 20 20\n")
+    (tmp_path / "sizes.txt").write_text("a.jpg 100 50\nb 100 50\n")
+    result = run("analyze_data", tmp_path / "label.txt", "--sizes", tmp_path / "sizes.txt", "--output", tmp_path / "out")
+    total = json.loads((tmp_path / "out" / "statistics.json").read_text())["total"]
+    assert result.code == 0 and total["out_of_range_faces"] == 2
+
+
+def test_byte_order_mark_hides_no_setting_and_no_listed_image(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train:\n  lr: 0.5\n", encoding="utf-8-sig")
+    assert load_config(file=tmp_path / "config.yaml").train.lr == 0.5
+    place(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.3\n", encoding="utf-8-sig")
+    (tmp_path / "train.list.txt").write_text("data/set/a.jpg\n", encoding="utf-8-sig")
+    assert [len(record) for record in read_labels(tmp_path / "train.list.txt")] == [1]
 
 
 def test_byte_order_mark_hides_no_line(tmp_path: Path, run: RunScript) -> None:
