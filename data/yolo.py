@@ -103,8 +103,9 @@ def read_yolo_list(path: str, text: str, builder: RecordBuilder, *, classes: Seq
         raise ValueError(
             f"{path}: none of the images that it lists is there, such as {listed[0][1][:80]!r}"
         )
-    root = Path(os.path.commonpath([image.parent.absolute() for image in images]))
-    root = base if root == base.absolute() else root
+    root = base
+    if not all(image.is_relative_to(base) for image in images):
+        root = Path(os.path.commonpath([image.parent.absolute() for image in images]))
     labels = []
     unlabelled = []
     for image in images:
@@ -239,18 +240,18 @@ def _add_label(
     """
     problems: list[tuple[Fault, str]] = []
     found: list[tuple[int, Face]] = []
+    name, size = known.get(label.stem) or _find_size(root, label)
     for line, words in _split(label.text):
         result = parse_line(words, form)
         if class_number(words[0]) in unnamed:
             text = f"class {words[0][:40]} has no name where others have one"
             result = Problem("class without a name", text)
         if isinstance(result, Problem):
-            problems.append(
-                (Fault(str(label.file), line, "malformed line", result.text), result.kind)
-            )
+            place = str(label.file), line
+            fault = Fault(*place, "malformed line", result.text, image=name)
+            problems.append((fault, result.kind))
         elif class_number(words[0]) in faces:
             found.append((line, result))
-    name, size = known.get(label.stem) or _find_size(root, label)
     incomplete = bool(problems) or (size is None and bool(found))
     builder.add_image(
         name, source=str(label.file), line=1, size=size, folder=str(root), incomplete=incomplete
@@ -266,7 +267,7 @@ def _complain(problems: Sequence[tuple[Fault, str]], lines: int, builder: Record
     if len(problems) == lines > 1 and len({kind for _, kind in problems}) == 1:
         first = problems[0][0]
         text = f"{first.text}; the same is wrong with all {lines:,} lines of the set"
-        builder.complain(first._replace(text=text))
+        builder.complain(first._replace(text=text, image=""))
         return
     for fault, _ in problems:
         builder.complain(fault)

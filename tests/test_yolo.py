@@ -101,6 +101,7 @@ def test_hidden_and_odd_files_do_not_decide_over_the_set(tmp_path: Path, run: Ru
     assert checked.code == 1 and "odd.txt: not a readable label file" in checked.out and "1 fault in 1 image," in checked.out
     fixed = run("analyze_data", folder, "--fix", tmp_path / "fixed.txt")
     assert (tmp_path / "fixed.txt").read_text().count("# ") == 1 and "1 image, 1 face" in fixed.out
+    assert "1 change," in fixed.out
 
 
 def test_files_beside_the_labels_are_no_labels_and_name_the_classes(tmp_path: Path) -> None:
@@ -254,7 +255,9 @@ def test_list_of_images_goes_on_where_an_image_or_a_label_is_missing(tmp_path: P
     records = read_labels(listed, complain=problems.append)
     read = [(record.path, len(record), record.incomplete) for record in records]
     gone = "data/other/images/gone.jpg"
-    assert read == [("a.jpg", 1, False), ("b.jpg", 1, False), ("c.jpg", 0, False), (gone, 0, True)]
+    assert read == [
+        ("images/a.jpg", 1, False), ("images/b.jpg", 1, False), ("images/c.jpg", 0, False), (gone, 0, True),
+    ]  # fmt: skip
     assert [problem.reason for problem in problems] == ["image without a label"]
     checked = run("analyze_data", listed, "--check")
     assert checked.code == 1 and "train.txt:2: " in checked.out and "gone.jpg: no such image" in checked.out
