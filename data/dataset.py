@@ -20,7 +20,7 @@ from data.augment import View, augment, draw_borders, ignore_smaller, mosaic
 from data.crops import Faces, choose_window, clip
 from data.labels import advise_on_images, image_folders, read_labels
 from data.penn_fudan import Regions, read_regions
-from data.records import FaceRecord, face_rows, has_area, image_path
+from data.records import FaceRecord, face_rows, find_repeated, has_area, image_path
 from utils.arrays import FloatArray, Image
 from utils.image_header import UPRIGHT, ImageHeader, parse_header
 from utils.images import JPEG_START, decode_image, read_file, read_image
@@ -149,6 +149,12 @@ class FaceDataset(Dataset[Sample]):
         self.fill = fill
         self.seed = seed
         keep_freed_memory()
+        if repeated := find_repeated(records):
+            warnings.warn(
+                f"{len(repeated):,} images are listed twice with different faces, such as {repeated[0].place}: "
+                "the faces of one place count as background in the other; analyze_data.py --fix joins them",
+                stacklevel=2,
+            )
         without_area = sum(int((~record.has_area).sum()) for record in records)
         if without_area:
             warnings.warn(f"{', '.join(map(str, labels))}: {without_area} boxes without area are left out", stacklevel=2)

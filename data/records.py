@@ -310,3 +310,13 @@ class RecordBuilder:
 def image_path(record: FaceRecord) -> Path:
     """The image file of a record."""
     return Path(record.folder) / (record.file or record.path)
+
+
+def find_repeated(records: Sequence[FaceRecord]) -> list[FaceRecord]:
+    """Return the records of images that an earlier record lists with other faces."""
+    first: dict[Path, FaceRecord] = {}
+    return [
+        record
+        for record in records
+        if not np.array_equal(first.setdefault(image_path(record), record).boxes, record.boxes)
+    ]

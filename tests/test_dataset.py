@@ -285,3 +285,10 @@ def test_images_are_not_turned_by_exif_for_their_labels(side: int, tmp_path: Pat
     middle = (x1 + x2) // 2
     assert sample.image[:, y1 + 2 : y2 - 2, x1 + 2 : middle - 2].float().mean() > 250
     assert sample.image[:, y1 + 2 : y2 - 2, middle + 2 : x2 - 2].float().mean() < 5
+
+
+def test_image_listed_twice_with_different_faces_is_warned_of(tmp_path: Path) -> None:
+    label = tmp_path / "label.txt"
+    label.write_text("# a.jpg\n1 1 9 9\n# b.jpg\n1 1 9 9\n# a.jpg\n20 20 9 9\n# b.jpg\n1 1 9 9\n")
+    with pytest.warns(UserWarning, match=r"^1 images are listed twice with different faces, such as .*label.txt:5: "):
+        FaceDataset([label])
