@@ -11,6 +11,8 @@ PARTS = {"eye": ("eye", "pupil"), "nose": ("nose",), "mouth": ("mouth", "lip")}
 SIDES = {"left": ("left", "l"), "right": ("right", "r")}
 # Written together, as in lefteye or leye, a side leads or follows its part.
 TOGETHER = re.compile(r"(left|right|l|r)?(eyes?|pupil|nose|mouth|lips?)(left|right|l|r)?$")
+MIRRORED = (1, 0, 2, 4, 3)    # the landmarks with left and right changed
+Point = tuple[float, float, float]    # x, y, and whether it is labelled
 OTHERS = ("brow", "ear", "chin", "lash", "upper", "lower", "top", "bottom", "inner", "outer")
 
 
@@ -45,17 +47,16 @@ def _parse(name: str) -> tuple[str, str] | None:
     return (part, sides.pop()) if sides else None
 
 
-def right_before_left(
-    faces: Sequence[Sequence[tuple[float, float, float]]], orders: Sequence[list[int] | None]
-) -> bool:
-    """Return True if the points named left lie right of those named right in most faces.
+def order_in_image(order: Sequence[int], faces: Sequence[Sequence[Point]]) -> list[int]:
+    """Return an order of keypoints in which left is left in the image.
 
-    The names then mean the person's own left. `faces` are five (x, y, visible) each.
+    The names of some tools mean the person's own left. That is so where the points named left lie
+    right of those named right in most of the `faces`, each of which has five points.
     """
     balance = 0
-    for points, order in zip(faces, orders, strict=True):
-        for left, right in ((0, 1), (3, 4)) if order else ():
-            a, b = points[order[left]], points[order[right]]    # type: ignore[index]
+    for points in faces:
+        for left, right in ((0, 1), (3, 4)):
+            a, b = points[order[left]], points[order[right]]
             if a[2] and b[2]:
                 balance += (a[0] > b[0]) - (a[0] < b[0])
-    return balance > 0
+    return [order[place] for place in (MIRRORED if balance > 0 else range(len(order)))]

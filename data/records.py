@@ -53,7 +53,7 @@ def format_place(source: str, number: int, unit: str = "line") -> str:
 
 
 # Problems that no reader stops at: they are a warning where others are an error.
-WARNINGS = {"image without a label", "other points"}
+WARNINGS = {"image without a label", "image listed twice", "other points"}
 NAMES_SHOWN = 3    # of a list of images
 
 
@@ -92,7 +92,7 @@ class FaceRecord:
     has_landmarks: BoolArray
     ignore: BoolArray
     rows: NDArray[np.float64]
-    lines: NDArray[np.int32]
+    lines: NDArray[np.int64]
     regions: str | None = None
     file: str = ""
     incomplete: bool = False
@@ -116,7 +116,7 @@ class FaceRecord:
         """The numbers of each face as a line of a RetinaFace label has them: 4, 5, 19 or 20."""
         return [row[~np.isnan(row)].tolist() for row in self.rows]
 
-    def with_faces(self, rows: NDArray[np.float64], lines: NDArray[np.int32], ignore: BoolArray) -> FaceRecord:
+    def with_faces(self, rows: NDArray[np.float64], lines: NDArray[np.int64], ignore: BoolArray) -> FaceRecord:
         """The same image with other faces: rows (N,20), lines (N,) and ignore (N,)."""
         boxes, landmarks, has_landmarks = from_rows(rows)
         return replace(self, boxes=boxes, landmarks=landmarks, has_landmarks=has_landmarks, ignore=ignore, rows=rows, lines=lines)
@@ -179,7 +179,7 @@ class RecordBuilder:
         self._first_face = array("q")
         self._numbers = array("d")
         self._given = array("B")    # how many numbers each row has; the rest is NaN
-        self._lines = array("i")
+        self._lines = array("q")
         self._flags = array("B")    # 1: a crowd, 2: invalid, 4: heavily blurred
 
     def add_image(
@@ -266,7 +266,7 @@ class RecordBuilder:
     def records(self, *, ignore_invalid: bool, ignore_blurred: bool, ignore_smaller: float) -> list[FaceRecord]:
         """The images in their order. A face with a number that is none, or is out of all bounds, is complained of and left out."""
         rows = np.frombuffer(self._numbers, dtype=np.float64).reshape(-1, ROW) if len(self._numbers) else np.empty((0, ROW))
-        lines = np.array(self._lines, dtype=np.int32)
+        lines = np.array(self._lines, dtype=np.int64)
         flags = np.array(self._flags, dtype=np.uint8)
         first = np.append(np.array(self._first_face, dtype=np.int64), len(lines))
         bad = self._complain_of_numbers(rows, lines, first)
@@ -289,7 +289,7 @@ class RecordBuilder:
             )    # fmt: skip
         return records
 
-    def _complain_of_numbers(self, rows: NDArray[np.float64], lines: NDArray[np.int32], first: NDArray[np.int64]) -> BoolArray:
+    def _complain_of_numbers(self, rows: NDArray[np.float64], lines: NDArray[np.int64], first: NDArray[np.int64]) -> BoolArray:
         """Which rows (N,) have a number that is none, or too large to be one of pixels."""
         given = np.array(self._given, dtype=np.uint8)
         # Of a row of 5 numbers the fifth stands last, where that of 20 does.

@@ -44,6 +44,8 @@ def flat(points: list[list[int]]) -> list[int]:
         (["nose", "left_eye", "right_eye", "left_mouth", "right_mouth"], [2, 0, 1, 3, 4]),
         (["Right Eye", "LeftEye", "mouth_right", "nose_tip", "lip_left"], [1, 0, 4, 2, 3]),
         (["leye", "reye", "nose", "mouth_l", "mouth_r"], [0, 1, 2, 3, 4]),
+        (["left_eye_center", "right_eye_center", "nose_tip", "left_mouth_corner", "right_mouth_corner"], [0, 1, 2, 3, 4]),
+        (["mouthRight", "Left Eye", "NOSE", "rightEye", "LIP_LEFT"], [4, 0, 2, 1, 3]),
         (["eye_r", "eye_l", "nose", "right mouth corner", "left mouth corner"], [1, 0, 2, 4, 3]),
     ],
 )
@@ -177,7 +179,7 @@ def test_face_of_an_unknown_image_leaves_no_image_without_faces(image_id: object
     faces = [{"bbox": BOX}, {"bbox": BOX, "image_id": image_id}]
     label = write(tmp_path / "a.json", faces, categories=[{"id": 1, "name": "face"}], images=3)
     checked = run("analyze_data", label, "--check")
-    assert "1 annotations are of no image, and may be of those without faces: 2.jpg, 3.jpg" in checked.out
+    assert "1 annotation is of no image, and may be of those without faces: 2.jpg, 3.jpg" in checked.out
     assert run("analyze_data", label, "--fix", tmp_path / "fixed.txt").code == 1
     assert (tmp_path / "fixed.txt").read_text() == "# 1.jpg\n10 10 40 40\n"
 
@@ -191,3 +193,78 @@ def test_images_that_share_an_id_are_both_left_out(tmp_path: Path, run: RunScrip
     result = run("analyze_data", label, "--check", "--fix", tmp_path / "fixed.txt")
     assert result.code == 1 and "image 1: the id is given twice, to '1.jpg' and to '2.jpg'" in result.out
     assert (tmp_path / "fixed.txt").read_text() == "# 3.jpg\n10 10 40 40\n"
+
+
+def test_each_category_says_for_itself_whose_left_is_meant(tmp_path: Path) -> None:
+    names = ["left_eye", "right_eye", "nose", "left_mouth", "right_mouth"]
+    nose_first = ["nose", *names[:2], *names[3:]]
+    categories = [{"id": 1, "name": "frontal", "keypoints": names}, {"id": 2, "name": "turned", "keypoints": nose_first}]
+    of_person = flat([POINTS[place] for place in (2, 1, 0, 4, 3)])
+    faces = [{"bbox": BOX, "keypoints": flat(POINTS)}] * 3 + [{"bbox": BOX, "keypoints": of_person, "category_id": 2}]
+    path = write(tmp_path / "a.json", faces, categories=categories)
+    (record,) = read_labels(path, config=DataConfig(classes=("frontal", "turned")))
+    assert record.landmarks.tolist() == [POINTS] * 4
+
+
+def test_names_that_are_not_understood_matter_only_where_points_are_labelled(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "face", "keypoints": ["p\n1", "p2", "p3", "p4", "p5"]}]
+    path = write(tmp_path / "a.json", [{"bbox": BOX}, {"bbox": [1, 1, 5, 5], "keypoints": [0] * 15}], categories=categories)
+    assert len(read_labels(path)[0]) == 2
+    path = write(tmp_path / "a.json", [{"bbox": BOX, "keypoints": flat(POINTS)}], categories=categories)
+    with pytest.raises(ValueError, match=r"corners, left and right, found 'p\\n1', 'p2'"):
+        read_labels(path)
+
+
+def test_images_and_annotations_are_named_by_their_ids_or_else_by_their_places(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"bbox": BOX}, {"bbox": None, "id": 900100259554}])
+    with pytest.raises(ValueError, match="a.json: annotation 900100259554: expected a 'bbox' of 4 numbers, found None"):
+        read_labels(path)
+    path = write(tmp_path / "a.json", [{"bbox": BOX, "id": "7f-a"}, {"bbox": [1, 2, float("nan"), 4], "id": 5}])
+    with pytest.raises(ValueError, match="a.json: annotation number 2: expected numbers below"):
+        read_labels(path)
+
+
+def test_same_image_given_twice_is_one_image(tmp_path: Path, run: RunScript) -> None:
+    path = write(tmp_path / "a.json", [{"bbox": BOX}, {"bbox": [1, 1, 5, 5], "image_id": 2}], images=2)
+    content = json.loads(path.read_text())
+    content["images"].append(content["images"][0])
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="a.json: image 1: '1.jpg' is listed twice"):
+        assert [len(record) for record in read_labels(path)] == [1, 1]
+    assert run("analyze_data", path, "--check").code == 1
+    assert run("analyze_data", path, "--fix", tmp_path / "fixed.txt").code == 0
+    assert (tmp_path / "fixed.txt").read_text() == "# 1.jpg\n10 10 40 40\n# 2.jpg\n1 1 5 5\n"
+
+
+def test_faces_of_other_classes_and_unknown_images_do_not_matter(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "face"}, {"id": 2, "name": "person"}]
+    path = write(tmp_path / "a.json", [{"bbox": BOX}, {"bbox": BOX, "image_id": 9, "category_id": 2}], categories=categories, images=2)
+    assert [(len(record), record.incomplete) for record in read_labels(path)] == [(1, False), (0, False)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": None}, "expected 'annotations' to be a list, found None"),
+        ({"annotations": {}}, "expected 'annotations' to be a list, found {}"),
+        ({"images": {"1": {"id": 1}}}, "expected 'images' to be a list, found {'1': {'id': 1}}"),
+        ({"annotations": [None]}, "expected an object as number 1 of 'annotations', found None"),
+        (
+            {"categories": [{"id": 1, "name": "face"}, {"id": 1, "name": "hand"}]},
+            "expected one name for each category, found 'face' and 'hand' for id 1",
+        ),
+    ],
+)
+def test_file_that_cannot_be_understood_is_refused_in_one_line(
+    change: dict[str, Any], message: str, tmp_path: Path, run: RunScript
+) -> None:
+    path = write(tmp_path / "a.json", [{"bbox": BOX}])
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    for option in (["--check"], ["--fix", tmp_path / "fixed.txt"], ["--convert", tmp_path / "converted.txt"]):
+        assert run("analyze_data", path, *option).complaint == f"analyze_data.py: {path}: {message}"
+
+
+@pytest.mark.parametrize("category", [None, 1, "1", 1.0])
+def test_only_category_is_that_of_annotations_without_one(category: object, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"bbox": BOX, "category_id": category}], categories=[{"id": 1, "name": "head"}])
+    assert len(read_labels(path)[0]) == 1
