@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.records import ABSENT_POINTS, Fault, RecordBuilder
+from utils.decoder_messages import catch_messages
 from utils.images import read_file
 
 PHOTOS, MASKS = "PNGImages", "PedMasks"
@@ -65,7 +66,9 @@ def read_regions(path: str | Path) -> Regions:
     FileNotFoundError or ValueError that names the file.
     """
     encoded = read_file(path)
-    mask = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    mask = None
+    if encoded.size:
+        mask, _ = catch_messages(lambda: cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
     if mask is None:
         raise ValueError(f"{path}: not a readable mask")
     colours = mask.astype(np.int64)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import RunScript
 
+from data.penn_fudan import read_regions
 from data.synthetic import draw_set
 from utils.decoder_messages import catch_messages
 from utils.images import decode_image, read_image
@@ -65,6 +66,17 @@ def test_damaged_png_is_refused_in_one_line(
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(ValueError, match="a.png: not a readable image"):
         read_image(tmp_path / "a.png", turn=True)
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_mask_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(cv2.imencode(".png", PIXELS[..., 0].copy())[1].tobytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "mask.png").write_bytes(data)
+    with pytest.raises(ValueError, match="mask.png: not a readable mask"):
+        read_regions(tmp_path / "mask.png")
     assert capfd.readouterr().err == ""
 
 

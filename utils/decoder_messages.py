@@ -33,8 +33,6 @@ class MessageCatcher:
     def __init__(self, libc: ctypes.CDLL, stderr: ctypes.c_void_p) -> None:
         self._stderr = stderr
         self._original = stderr.value
-        self._changed = threading.Condition()
-        self._is_alone = False
         libc.fdopen.argtypes, libc.fdopen.restype = [ctypes.c_int, ctypes.c_char_p], ctypes.c_void_p
         libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
         self._libc = libc
@@ -44,7 +42,7 @@ class MessageCatcher:
         """Start anew, with a file of this process: a fork shares that of its parent."""
         self._stderr.value = self._original
         self._changed = threading.Condition()
-        self._running, self._is_alone = 0, False
+        self._running, self._waiting, self._is_alone = 0, 0, False
         self._descriptor = os.memfd_create("decoder messages")
         self._file = self._libc.fdopen(self._descriptor, b"a")
         self._libc.setvbuf(self._file, None, UNBUFFERED, 0)
@@ -67,7 +65,11 @@ class MessageCatcher:
     @contextlib.contextmanager
     def _catching(self, *, alone: bool) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not (self._is_alone or (alone and self._running)))
+            self._waiting += alone    # lets no other one begin, or its turn might never come
+            self._changed.wait_for(
+                lambda: not (self._is_alone or (self._running if alone else self._waiting))
+            )
+            self._waiting -= alone
             self._running += 1
             self._is_alone = alone
             self._stderr.value = self._file
@@ -98,7 +100,10 @@ def _find_stderr() -> MessageCatcher | None:
     if platform.libc_ver()[0] != "glibc":
         return None
     libc = ctypes.CDLL(None)
-    return MessageCatcher(libc, ctypes.c_void_p.in_dll(libc, "stderr"))
+    try:
+        return MessageCatcher(libc, ctypes.c_void_p.in_dll(libc, "stderr"))
+    except OSError:    # a sandbox without files in memory
+        return None
 
 
 _catcher = _find_stderr()
