@@ -118,7 +118,12 @@ def _read_folder(
         read_voc(where, files, builder, classes=config.classes, origin=config.voc_origin)
         builder.locate(where, images)
         if builder.folder is not None and os.path.realpath(builder.folder.root) in complete:
-            names = [name for name in builder.folder.images() if name not in builder.files]
+            read = {file.relative_to(where).with_suffix("") for file in files}    # or unreadable
+            names = [
+                name
+                for name in builder.folder.images()
+                if name not in builder.files and PurePath(name).with_suffix("") not in read
+            ]
             builder.warn_unlabelled(where, names, builder.folder.root, lacking="XML file", used=False)
         return
     stems = [file.relative_to(where).with_suffix("").as_posix() for file in files]
@@ -148,9 +153,24 @@ def _find_label_folder(folder: Path, format_name: str) -> tuple[Path, str]:
         if len({suffix for _, suffix in found}) > 1:
             raise ValueError(f"{folder}: holds .xml files (Pascal VOC) and .txt files (YOLO); data.format or --format says which to read")
         if found:
-            return found[0]
+            return found[0] if found is usual else _find_single_set(*found[0])
     expected = " (Pascal VOC) or ".join(suffixes)
     raise ValueError(f"{folder}: expected a folder of {expected} files, found none{describe_others(folder)}")
+
+
+def _find_single_set(folder: Path, suffix: str) -> tuple[Path, str]:
+    """The label folder in the only set below a folder, if that has no labels of its own."""
+    places = set()
+    for file in files_below(folder, {suffix}):
+        parts = file.relative_to(folder).parts[:-1]
+        inner = [at for at, part in enumerate(parts) if part in LABEL_FOLDERS[suffix]]
+        if inner:
+            places.add(folder.joinpath(*parts[: inner[0] + 1]))
+        elif IS_LABEL[suffix](file):
+            return folder, suffix
+    if len(places) > 1:
+        raise ValueError(f"{folder}: holds several sets; name one, such as {min(places).parent}")
+    return places.pop() if places else folder, suffix
 
 
 def write_labels(records: Iterable[FaceRecord], path: str | Path) -> None:

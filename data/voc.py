@@ -17,6 +17,7 @@ from data.text_labels import is_size
 ABSENT = float("nan")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DIFFICULT = ("1", "true", "yes")
+ENCODING = re.compile(rb"""\s*<\?xml[^>]*\bencoding\s*=\s*["']([\w.-]+)["']""", re.ASCII)
 IS_VOC = re.compile(rb"<annotation[\s>]")
 
 
@@ -120,7 +121,7 @@ def _read(file: Path, objects: Objects, builder: RecordBuilder) -> Annotation | 
             content
         ):    # may stand for gigabytes, and no label needs one
             raise ValueError("it declares entities")
-        root = ElementTree.fromstring(content)
+        root = ElementTree.fromstring(_decode(content))
     except ElementTree.ParseError as error:
         fault = Fault(
             str(file), error.position[0], "malformed line", f"not a readable XML file: {error}"
@@ -146,6 +147,14 @@ def _read(file: Path, objects: Objects, builder: RecordBuilder) -> Annotation | 
     sides = [_text(root, f"size/{side}") for side in ("width", "height")]
     size = (int(sides[0]), int(sides[1])) if is_size(sides) else None
     return Annotation(file, _text(root, "filename").replace("\0", ""), size, len(found))
+
+
+def _decode(content: bytes) -> bytes | str:
+    """Text, where the file says that it is in an encoding such as GBK, which expat does not read."""
+    declared = ENCODING.match(content)
+    if declared is None or declared[1].lower().startswith((b"utf", b"iso", b"us-ascii")):
+        return content
+    return content.decode(declared[1].decode("ascii"))
 
 
 def _without_zeros(content: bytes) -> bytes:

@@ -11,7 +11,7 @@ from conftest import RunScript
 
 from config import DataConfig
 from data.labels import read_labels
-from data.records import Fault
+from data.records import Fault, image_path
 from utils.images import write_image
 
 
@@ -108,3 +108,22 @@ def test_numbers_of_a_large_set_take_little_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sum(map(len, records)) == 20_000 and peak < 20_000 * 1000    # bytes; the records need 400 a face
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "GBK", "shift_jis", "iso-8859-1", "utf-8"])
+def test_xml_says_its_encoding(encoding: str, tmp_path: Path) -> None:
+    name = {"utf-8": "é日", "iso-8859-1": "é"}.get(encoding, "日本")
+    folder = make_set(tmp_path, {"a": face(1, 1, 9, 9)}, images=[name])
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n<annotation><filename>{name}.jpg</filename>{face(1, 1, 9, 9)}</annotation>'
+    (folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    (record,) = read_labels(folder)
+    assert image_path(record).is_file() and record.boxes.tolist() == [[1, 1, 9, 9]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "nonsense"])
+def test_image_of_an_unreadable_xml_file_is_not_one_without(encoding: str, tmp_path: Path, run: RunScript) -> None:
+    folder = make_set(tmp_path, {"a": face(1, 1, 9, 9), "b": face(1, 1, 9, 9)})
+    (folder / "Annotations" / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + b"<annotation>\xff\xff")
+    checked = run("analyze_data", folder, "--check")
+    assert checked.code == 1 and "a.xml" in checked.out and "not a readable XML file" in checked.out
+    assert "1 fault in 1 image," in checked.out

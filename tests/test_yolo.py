@@ -294,3 +294,13 @@ def test_repair_that_leaves_out_an_unreadable_label_exits_with_1(tmp_path: Path,
     folder = make_set(tmp_path, {"a": BOX, "b": BOX})
     (folder / "labels" / "b.txt").write_bytes(codecs.BOM_UTF16_LE + BOX.encode("utf-16-le"))
     assert run("analyze_data", folder, "--fix", tmp_path / "fixed.txt").code == 1
+
+
+def test_folder_of_one_set_is_that_set_and_of_several_asks_for_one(tmp_path: Path) -> None:
+    make_set(tmp_path / "train", {"a": BOX})
+    (tmp_path / "README.roboflow.txt").write_text("faces - v3\n")
+    (record,) = read_labels(tmp_path)
+    assert record.path == "a.jpg" and image_path(record).is_file()
+    make_set(tmp_path / "valid", {"b": BOX})
+    with pytest.raises(ValueError, match=r"holds several sets; name one, such as .*train$"):
+        read_labels(tmp_path)
