@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from utils.files import files_below
@@ -100,7 +100,7 @@ class ImageFolder:
         parts = [part for part in path[root.end() if root else 0 :].split("/") if part != ".."]
         if not is_outside(path):
             yield path
-            if self._find_folder(parts[0]) is not None and parts[0] != self.root.absolute().name:
+            if self.find_folder(parts[0]) is not None and parts[0] != self.root.absolute().name:
                 return
             parts = parts[1:]
         for start in range(len(parts)):
@@ -124,12 +124,12 @@ class ImageFolder:
             self._listed[folder] = frozenset(files), frozenset(folders)
         return self._listed[folder]
 
-    def _find_folder(self, folder: str) -> str | None:
-        """The sub-folder of that name, in any case."""
+    def find_folder(self, folder: str) -> str | None:
+        """Return the sub-folder of that name, in any case; None where there is none, or several."""
         parent, base = posixpath.split(folder)
         if not base:
             return parent
-        above = self._find_folder(parent)
+        above = self.find_folder(parent)
         if above is None:
             return None
         folders = self._list(above)[1]
@@ -142,7 +142,7 @@ class ImageFolder:
         if folder not in self._similar:
             by_name: dict[str, list[str]] = {}
             by_stem: dict[str, list[str]] = {}
-            real = self._find_folder(folder)
+            real = self.find_folder(folder)
             for each in sorted(self._list(real)[0]) if real is not None else ():
                 stem, suffix = os.path.splitext(each)
                 if suffix.lower() in IMAGE_SUFFIXES and not each.startswith("."):
@@ -182,23 +182,42 @@ def find_image_folder(label: Path, names: Sequence[str], *, others: Sequence[str
     """Return the folder with the images of a label file, or of a folder of label files.
 
     Of `candidate_folders` it is the first that has most of the first images, by their own `names`
-    rather than by similar ones or by `others`, see `ImageFolder.find`; where no folder has any of
-    these, images from all of the label decide, and then it is the default folder.
+    rather than by similar ones or by `others`, see `ImageFolder.find`. Where no folder has any of
+    these, images from all of the label decide, then folders of such a name in another case (Images);
+    else it is the default folder.
     """
-    folders = [ImageFolder(candidate) for candidate in candidate_folders(label)]
     pairs = list(zip(names, others or [""] * len(names), strict=True))
-    for sample in (pairs[:SAMPLE], pairs[:: len(pairs) // WIDE_SAMPLE + 1]):
-        best, most = folders[0], 0
-        for folder in folders:
-            exact = sum(folder.has(name) for name, _ in sample)
-            if exact == len(sample) > 0:
-                return folder
-            score = exact + sum(bool(folder.find(name, other=other)) for name, other in sample)
-            if score > most:
-                best, most = folder, score
-        if most:
-            return best
-    return ImageFolder(default_folder(label))
+    wide_sample = pairs[:: len(pairs) // WIDE_SAMPLE + 1]
+    candidates = candidate_folders(label)
+    return (
+        _best_folder(candidates, pairs[:SAMPLE])
+        or _best_folder(candidates, wide_sample)
+        or _best_folder(_in_other_case(candidates, label), wide_sample)
+        or ImageFolder(default_folder(label))
+    )
+
+
+def _best_folder(candidates: Iterable[Path], sample: Sequence[tuple[str, str]]) -> ImageFolder | None:
+    """The first folder that has most of some images, by name and other name; None where none has any."""
+    best, most = None, 0
+    for candidate in candidates:
+        folder = ImageFolder(candidate)
+        exact = sum(folder.has(name) for name, _ in sample)
+        if exact == len(sample) > 0:
+            return folder
+        score = exact + sum(bool(folder.find(name, other=other)) for name, other in sample)
+        if score > most:
+            best, most = folder, score
+    return best
+
+
+def _in_other_case(candidates: Iterable[Path], label: Path) -> Iterator[Path]:
+    here = label if label.is_dir() else label.parent
+    bases = [ImageFolder(here), ImageFolder(os.path.normpath(here / ".."))]
+    for candidate in candidates:
+        base = next((base for base in bases if candidate.is_relative_to(base.root)), None)
+        if base is not None and (folder := base.find_folder(candidate.relative_to(base.root).as_posix())):
+            yield base.root / folder
 
 
 def own_folders(label: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def read_labels(
     builder = RecordBuilder(report)
     folder, part = split_path(path)
     if part or config.format == "pennfudan" or (config.format == "auto" and is_penn_fudan(Path(folder))):
-        read_penn_fudan(Path(folder), builder, part=part, seed=config.split_seed)
+        read_penn_fudan(Path(folder), builder, images=images, part=part, seed=config.split_seed)
     elif Path(path).is_dir():
         _read_folder(Path(path), builder, config=config, images=images, sizes=sizes or {})
     else:
@@ -97,7 +97,7 @@ def _read_file(path: str, builder: RecordBuilder, *, config: DataConfig, images:
     text = read_text(path)
     name = config.format if config.format != "auto" else recognize(path, text)
     if name == "yolo":
-        read_yolo_list(path, text, builder, classes=config.classes)
+        read_yolo_list(path, text, builder, classes=config.classes, images=images)
         return
     if name == "coco":
         read_coco(path, text, builder, classes=config.classes)

@@ -30,8 +30,10 @@ def is_penn_fudan(folder: Path) -> bool:
     return (folder / MASKS).is_dir()
 
 
-def read_penn_fudan(folder: Path, builder: RecordBuilder, *, part: str | None, seed: int) -> None:
-    """The people of each photo, with the box of the pixels that their mask gives them.
+def read_penn_fudan(
+    folder: Path, builder: RecordBuilder, *, images: str | None, part: str | None, seed: int
+) -> None:
+    """The people of each photo in `images`, or else PNGImages/, with the box of the pixels that their mask gives them.
 
     Shuffled by the seed the last 50 photos are for testing and the others for training. ValueError where there are no masks.
     """
@@ -53,9 +55,8 @@ def read_penn_fudan(folder: Path, builder: RecordBuilder, *, part: str | None, s
             continue
         height, width = regions.shape
         name = path.name.removesuffix("_mask.png") + ".png"
-        builder.add_image(
-            name, source=str(path), line=1, size=(width, height), regions=str(path), folder=str(folder / PHOTOS)
-        )
+        photos = images or str(folder / PHOTOS)
+        builder.add_image(name, source=str(path), line=1, size=(width, height), regions=str(path), folder=photos)
         for x1, y1, x2, y2 in boxes_of(regions).tolist():
             builder.add_face([x1, y1, x2 - x1, y2 - y1, *ABSENT_POINTS, float("nan")], 1, given=4)
 

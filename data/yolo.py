@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data.classes import pick_classes, read_class_names, read_point_shape
 from data.format_names import find_other_format
-from data.image_files import ImageFolder
+from data.image_files import ImageFolder, find_image_folder
 from data.records import NAMES_SHOWN, NO_PLACE, Fault, RecordBuilder
 from data.text_labels import read_text, to_numbers
 from data.yolo_lines import (
@@ -82,9 +82,12 @@ def read_yolo(
     _add_unlabelled(folder, names, images.root, builder, complete=complete)
 
 
-def read_yolo_list(path: str, text: str, builder: RecordBuilder, *, classes: Sequence[str]) -> None:
+def read_yolo_list(
+    path: str, text: str, builder: RecordBuilder, *, classes: Sequence[str], images: str | None
+) -> None:
     """Add the images that a list such as darknet's train.txt names, one a line, and their faces.
 
+    They lie in the folder `images`, or else below that of the list or where usual layouts have them.
     An image without a label file has no faces, of which there is a warning; the faces of one that
     is not there are not known. ValueError where no image is found.
     """
@@ -96,30 +99,34 @@ def read_yolo_list(path: str, text: str, builder: RecordBuilder, *, classes: Seq
             f"{path}: expected a folder of YOLO's label files or a list of images, "
             "found an empty file"
         )
-    base = Path(path).parent
-    found = _find_listed([name for _, name in listed], ImageFolder(base))
-    images = list(dict.fromkeys(image for image in found if image is not None))
-    if not images:
+    names = [name for _, name in listed]
+    folder = ImageFolder(images or Path(path).parent)
+    found = _find_listed(names, folder)
+    if images is None and not any(found):
+        folder = find_image_folder(Path(path), names)
+        found = _find_listed(names, folder)
+    files = list(dict.fromkeys(image for image in found if image is not None))
+    if not files:
         raise ValueError(
             f"{path}: none of the images that it lists is there, such as {listed[0][1][:80]!r}"
         )
-    root = base
-    if not all(image.is_relative_to(base) for image in images):
-        root = Path(os.path.commonpath([image.parent.absolute() for image in images]))
+    root = folder.root
+    if not all(image.is_relative_to(root) for image in files):
+        root = Path(os.path.commonpath([image.parent.absolute() for image in files]))
     labels = []
     unlabelled = []
-    for image in images:
+    for image in files:
         name = Path(os.path.relpath(image, root)).as_posix()
         file = label_of_image(image)
         if not file.is_file():
             unlabelled.append(name)
         elif (content := _read(file, builder)) is not None:
             labels.append(LabelText(file, Path(name).with_suffix("").as_posix(), [name], content))
-    folder = labels[0].file.parent if labels else base
-    _add_labels(folder, labels, root, builder, classes=classes, known={})
+    place = labels[0].file.parent if labels else Path(path).parent
+    _add_labels(place, labels, root, builder, classes=classes, known={})
     _add_unlabelled(Path(path), unlabelled, root, builder, complete=True)
-    for (line, name), place in zip(listed, found, strict=True):
-        if place is None:    # readers of the image say what is wrong
+    for (line, name), image_file in zip(listed, found, strict=True):
+        if image_file is None:    # readers of the image say what is wrong
             builder.add_image(name, source=path, line=line, folder=str(root), incomplete=True)
 
 

@@ -112,6 +112,29 @@ def test_folder_is_found_where_the_first_images_are_missing(tmp_path: Path) -> N
     assert {record.folder for record in records} == {str(tmp_path / "images" / "train")}
 
 
+def test_image_folder_may_be_written_in_another_case(tmp_path: Path) -> None:
+    place(tmp_path / "Images" / "Train" / "1.jpg")
+    write_coco(tmp_path / "Annotations" / "instances_train.json", ["1.jpg"])
+    assert image_path(read_labels(tmp_path / "Annotations" / "instances_train.json")[0]).is_file()
+
+
+@pytest.mark.parametrize("images", ["images/train", "far"])
+def test_list_of_images_finds_them_in_usual_layouts_and_in_a_named_folder(images: str, tmp_path: Path) -> None:
+    place(tmp_path / images / "1.jpg")
+    (tmp_path / images / "1.txt").write_text("0 0.5 0.5 0.2 0.3\n")
+    (tmp_path / "train.txt").write_text("C:\\work\\1.jpg\n")
+    named = str(tmp_path / "far") if images == "far" else None
+    (record,) = read_labels(tmp_path / "train.txt", images=named)
+    assert image_path(record) == tmp_path / images / "1.jpg" and len(record) == 1
+
+
+def test_named_folder_holds_the_photos_of_penn_fudan(tmp_path: Path) -> None:
+    place(tmp_path / "photos" / "FudanPed00001.png")
+    write_image(tmp_path / "set" / "PedMasks" / "FudanPed00001_mask.png", np.eye(48, 64, dtype=np.uint8)[..., None].repeat(3, 2))
+    (record,) = read_labels(tmp_path / "set", images=str(tmp_path / "photos"))
+    assert image_path(record).is_file() and len(record) == 1
+
+
 def test_own_names_count_more_than_similar_ones(tmp_path: Path) -> None:
     place(*(tmp_path / "images" / f"{number}.jpg" for number in range(3)))
     place(*(tmp_path / "train" / f"{number}.jpg" for number in range(3)))
