@@ -25,7 +25,7 @@ JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")    # but those within t
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN_MARKER = 0xDA
 # Any bytes behind the last pixel of a JPEG change nothing, and behind any earlier one they do.
-FILLERS = (b"", b"\x55" * 64, b"\xa7\x3c" * 32)
+FILLERS = (b"\x55" * 64, b"\xa7\x3c" * 32)
 # What libjpeg says if pixels are wrong or missing; the rest is about color profiles and the like.
 DAMAGE = re.compile("Corrupt JPEG data: (?!bad ICC).*|Premature end.*|Inconsistent progression.*")
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -107,12 +107,12 @@ def _decode_without_end(encoded: bytes, flags: int) -> tuple[Image | None, str]:
     body = encoded.removesuffix(JPEG_END).removesuffix(JPEG_END[:1])
     if not _has_all_scans(body):
         return None, ""
-    endings = [np.frombuffer(body + filler + JPEG_END, np.uint8) for filler in FILLERS]
-    (image, messages), *others = [_decode(ending, flags) for ending in endings]
-    is_whole = image is not None and all(
-        other is not None and np.array_equal(image, other) for other, _ in others
-    )
-    return (image, messages) if is_whole else (None, "")
+    image, messages = _decode(np.frombuffer(body + JPEG_END, np.uint8), flags)
+    for filler in FILLERS:
+        other, _ = _decode(np.frombuffer(body + filler + JPEG_END, np.uint8), flags)
+        if image is None or other is None or not np.array_equal(image, other):
+            return None, ""
+    return image, messages
 
 
 def _has_all_scans(data: bytes) -> bool:
