@@ -130,7 +130,7 @@ def test_weights_of_coco_fit_but_for_the_heads_of_their_classes(tmp_path: Path) 
 
 
 def test_other_weights_than_those_of_the_detector_are_named(tmp_path: Path) -> None:
-    torch.save({"backbone.conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({"backbone.conv.weight": torch.zeros(3), "rpn.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: weights of another network than torchvision's fasterrcnn_resnet50_fpn: Missing"):
         build_and_start("fasterrcnn_resnet50_fpn", tmp_path / "other.pth")
 

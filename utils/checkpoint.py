@@ -210,12 +210,13 @@ def _without_shared_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under names without the leading parts that all of them share.
 
     `features.` stays: it belongs to torchvision's own names of a backbone without its classifier.
+    So does `detector.`, which all weights of torchvision's detectors begin with here.
     """
     names = [str(name).split(".") for name in state]
     shortest = min(map(len, names), default=1)
     shared = 0
     while shared < shortest - 2 and len({name[shared] for name in names}) == 1:
-        if names[0][shared] == "features":
+        if names[0][shared] in ("features", "detector"):
             break
         shared += 1
     short = [".".join(name[shared:]) for name in names]
