@@ -347,8 +347,8 @@ def test_too_few_open_files_are_named(drawn_set: Path, tmp_path: Path, limit: in
          *words],
         capture_output=True, text=True, timeout=3 * SECONDS, check=False,
     )  # fmt: skip
-    # With so few files a worker may print a traceback of its own before it ends.
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"train.py: {OPEN_FILES}")
+    # With so few files a worker may print a traceback of its own.
+    assert done.returncode == 2 and f"train.py: {OPEN_FILES}" in done.stderr.splitlines()
 
 
 def raises(error: BaseException) -> Callable[[], int]:
