@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -162,6 +163,9 @@ class FaceLoader:
     def _start(self) -> Iterator[PackedBatch | Exception]:
         """Start an epoch, and with the first one the workers."""
         others, other_threads = set(active_children()), set(threading.enumerate())
+        # Workers that are forked inherit it. One that looks for it when it may not open another
+        # file finds "no usable temporary directory" instead.
+        tempfile.gettempdir()
         with _own_child_signal():
             try:
                 return iter(self._loader)

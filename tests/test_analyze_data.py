@@ -274,6 +274,7 @@ assert "torch" not in sys.modules, "PyTorch was imported"
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_published_labels_give_their_known_figures(real_data: Path, tmp_path: Path, run: RunScript) -> None:
     folder = real_data / "annotations"
     train, val = folder / "wider_train_label_boxes_only.txt", folder / "wider_val_label_boxes_only.txt"

@@ -219,6 +219,7 @@ def test_duplicates_are_those_of_a_slow_search(rng: np.random.Generator) -> None
     assert duplicates(np.zeros(3, int), same, np.array([0, 5, 5])).tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_published_labels_have_their_known_faults(real_data: Path) -> None:
     for name, expected in (("train", {"box without area": 31, "duplicate box": 3}), ("val", {"box without area": 11, "duplicate box": 1})):
         folder = real_data / "annotations"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,8 +69,8 @@ def has_ended(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system has no /proc")
 @pytest.mark.parametrize(("number", "said"), [
     (signal.SIGKILL, KILLED),
-    (signal.SIGBUS, f"train.py: {SHARED_MEMORY}\n"),
-    (signal.SIGSEGV, f"train.py: {SEGMENTATION}\n"),
+    pytest.param(signal.SIGBUS, f"train.py: {SHARED_MEMORY}\n", marks=pytest.mark.slow),
+    pytest.param(signal.SIGSEGV, f"train.py: {SEGMENTATION}\n", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_killed_worker_ends_the_run_in_one_line(
     drawn_set: Path, tmp_path: Path, number: signal.Signals, said: str
@@ -97,6 +99,7 @@ def test_killed_worker_ends_the_run_in_one_line(
     assert (again.returncode, err) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system has no /proc")
 def test_killed_worker_ends_all_processes_of_a_run(drawn_set: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
@@ -112,6 +115,7 @@ def test_killed_worker_ends_all_processes_of_a_run(drawn_set: Path, tmp_path: Pa
     wait_until(lambda: all(map(has_ended, [*ranks, *workers])))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system has no /proc")
 def test_workers_end_with_a_training_that_is_killed(drawn_set: Path, tmp_path: Path) -> None:
     process = start(*arguments(drawn_set, tmp_path / "run", *ENDLESS))
@@ -122,7 +126,7 @@ def test_workers_end_with_a_training_that_is_killed(drawn_set: Path, tmp_path: P
     wait_until(lambda: all(map(has_ended, workers)))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_image_folder_that_goes_away_ends_the_run_in_one_line(
     drawn_set: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -187,7 +191,11 @@ def test_bug_in_a_worker_shows_its_traceback(
     assert not loader._processes
 
 
-@pytest.mark.parametrize("error", [NO_SPACE, NO_FILES, KeyError("a bug")])
+@pytest.mark.parametrize("error", [
+    NO_SPACE,
+    pytest.param(NO_FILES, marks=pytest.mark.slow),
+    pytest.param(KeyError("a bug"), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_batch_that_cannot_be_sent_is_not_waited_for(
     drawn_set: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -283,8 +291,12 @@ FEW_FILES = (
 @pytest.mark.parametrize(("end", "said"), [
     ("return 2", ""),
     ("raise ValueError('here')", "train.py: here\n"),
-    ("for worker in loader._processes: os.kill(worker.pid, 9)", KILLED),
-    (FEW_FILES, f"train.py: {OPEN_FILES}\n".replace("=2", "=4")),
+    pytest.param(
+        "for worker in loader._processes: os.kill(worker.pid, 9)", KILLED, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        FEW_FILES, f"train.py: {OPEN_FILES}\n".replace("=2", "=4"), marks=pytest.mark.slow
+    ),
 ])  # fmt: skip
 def test_workers_of_a_gpu_fail_in_one_line_too(drawn_set: Path, end: str, said: str) -> None:
     """PyTorch pins their batches in a thread, and waits for them in another way."""
@@ -339,7 +351,9 @@ def test_docker_s_shared_memory_is_named_or_suffices(
         assert (done.returncode, done.stderr) == (2, f"train.py: {SHARED_MEMORY}\n")
 
 
-@pytest.mark.parametrize("limit", [20, 24])
+@pytest.mark.parametrize("limit", [
+    *(pytest.param(limit, marks=pytest.mark.slow) for limit in (16, 18, 20)), 24,
+])  # fmt: skip
 def test_too_few_open_files_are_named(drawn_set: Path, tmp_path: Path, limit: int) -> None:
     words = arguments(drawn_set, tmp_path / "run", *ENDLESS, "train.batch_size=1")
     done = subprocess.run(
@@ -347,8 +361,32 @@ def test_too_few_open_files_are_named(drawn_set: Path, tmp_path: Path, limit: in
          *words],
         capture_output=True, text=True, timeout=3 * SECONDS, check=False,
     )  # fmt: skip
-    # With so few files a worker may print a traceback of its own.
-    assert done.returncode == 2 and f"train.py: {OPEN_FILES}" in done.stderr.splitlines()
+    assert (done.returncode, done.stderr) == (2, f"train.py: {OPEN_FILES}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system has no /proc")
+@pytest.mark.parametrize("free", range(7))
+def test_worker_that_may_open_a_few_more_files_says_what_is_short(
+    drawn_set: Path, monkeypatch: pytest.MonkeyPatch, free: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It opens one for each tensor, then looks for a folder for the socket that sends them."""
+    read = FaceDataset.__getitem__
+
+    def read_with_few_files(dataset: FaceDataset, key: tuple[int, int]) -> Sample:
+        sample = read(dataset, key)
+        used = {int(name) for name in os.listdir("/proc/self/fd")}
+        limit = [number for number in range(1000) if number not in used][free]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        return sample
+
+    monkeypatch.setattr(FaceDataset, "__getitem__", read_with_few_files)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    loader = FaceLoader(FaceDataset([drawn_set], DataConfig(size=64)), batch_size=1, workers=2)
+    with pytest.raises(OSError, match="too many open files for data.workers=2"):
+        for _ in loader.epoch(0):
+            pass
+    assert capfd.readouterr().err == ""
 
 
 def raises(error: BaseException) -> Callable[[], int]:

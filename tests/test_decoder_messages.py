@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import multiprocessing
 import platform
 import struct
@@ -149,6 +150,18 @@ def test_process_that_is_forked_while_images_are_decoded_names_them_too(
             found = pool.map_async(name_damage, range(6)).get(timeout=60)
         assert all(wait.result() == (None, "") for wait in waiting)
     assert [len(problems) for problems in found] == [1] * 6
+    assert capfd.readouterr().err == ""
+
+
+def test_process_that_is_forked_and_may_open_no_file_decodes_all_the_same(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("os.memfd_create", refuse)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(catch_messages, (int,)).get(timeout=60) == (0, "")
     assert capfd.readouterr().err == ""
 
 

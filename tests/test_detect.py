@@ -329,7 +329,11 @@ def test_labelled_set_is_scored_by_the_official_lists_too(drawn_set: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("name", "ap50"),
-    [("wider_val_sample", 0.328), ("boxes_val", 0.711), ("points_val", 0.868)],
+    [
+        pytest.param("wider_val_sample", 0.328, marks=pytest.mark.slow),
+        pytest.param("points_val", 0.868, marks=pytest.mark.slow),
+        ("boxes_val", 0.711),
+    ],
 )
 def test_published_weights_reach_their_figures(name: str, ap50: float, real_data: Path, tmp_path: Path, run: RunScript) -> None:
     weights = real_data / "weights" / "retinaface_mobilenet0.25_published.pth"

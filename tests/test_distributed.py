@@ -114,6 +114,7 @@ def test_job_goes_on_only_with_the_run_that_it_started() -> None:
     assert not alone.has_started()
 
 
+@pytest.mark.slow
 def test_restarts_do_not_go_on_with_the_run_of_another_job(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     output = tmp_path / "run"
     assert run("train", *arguments(drawn_set, output, "train.max_steps=2")).code == 0
@@ -160,6 +161,7 @@ def test_processes_that_something_else_started_join(drawn_set: Path, tmp_path: P
     assert [path.name for path in tmp_path.rglob("run.lock")] == []
 
 
+@pytest.mark.slow
 def test_mistake_ends_all_processes_and_is_printed_once(drawn_set: Path, tmp_path: Path) -> None:
     words = arguments(drawn_set, tmp_path / "run", "train.max_steps=1")
     cases = {
@@ -175,6 +177,7 @@ def test_mistake_ends_all_processes_and_is_printed_once(drawn_set: Path, tmp_pat
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_folders_are_told_at_once(drawn_set: Path, tmp_path: Path) -> None:
     words = [*arguments(drawn_set, Path("run"), "train.max_steps=1"), "--resume"]
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -206,7 +209,7 @@ def test_second_run_in_a_folder_is_refused_while_the_first_one_writes(drawn_set:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("average", [0, 0.9])
+@pytest.mark.parametrize("average", [pytest.param(0, marks=pytest.mark.slow), 0.9])
 def test_best_checkpoint_has_the_ap_that_the_processes_measured(
     drawn_set: Path, tmp_path: Path, run: RunScript, average: float
 ) -> None:

@@ -76,7 +76,11 @@ def test_onnx_runtime_says_the_same_of_every_prior(height: int, width: int, weig
     assert np.allclose(landmarks, decode_landmarks(predictions.landmarks, priors), atol=1e-3)
 
 
-@pytest.mark.parametrize("size", ["original", "x2", "long:300"])
+@pytest.mark.parametrize("size", [
+    "original",
+    pytest.param("x2", marks=pytest.mark.slow),
+    pytest.param("long:300", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_onnx_runtime_finds_the_same_faces(size: str, real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights" / "retinaface_mobilenet0.25_published.pth"
     assert main([str(weights), str(tmp_path / "a.onnx")]) == 0

@@ -123,6 +123,7 @@ def test_every_weight_is_trained() -> None:
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
+@pytest.mark.slow
 def test_resnet50_preset_takes_a_training_step_at_840_pixels() -> None:
     model = RetinaFace(ModelConfig()).train()
     priors = model.priors(840, 840)

@@ -56,7 +56,9 @@ def test_handlers_come_back_where_nobody_asked_to_stop() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("gap", [
+    pytest.param(0.0, marks=pytest.mark.slow), 0.02, pytest.param(0.2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_two_sigterms_still_save(drawn_set: Path, tmp_path: Path, gap: float) -> None:
     words = arguments(drawn_set, tmp_path / "run", *ENDLESS, "data.workers=2")
     process = subprocess.Popen(
@@ -73,6 +75,7 @@ def test_two_sigterms_still_save(drawn_set: Path, tmp_path: Path, gap: float) ->
     assert f"stopped after iteration {step:,} of " in out
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_and_to_its_processes_saves(drawn_set: Path, tmp_path: Path) -> None:
     process = torchrun(*arguments(drawn_set, tmp_path / "run", *ENDLESS))
     wait_for(tmp_path / "run" / "last.pth")

@@ -51,6 +51,7 @@ def test_layer_used_twice_costs_twice_and_one_never_used_nothing() -> None:
     assert model.training and not model.conv._forward_hooks
 
 
+@pytest.mark.slow
 def test_two_stages_cost_what_they_may_look_at_whatever_they_find() -> None:
     torch.manual_seed(0)
     model = TorchvisionDetector(ModelConfig(architecture="maskrcnn_mobilenet_v2"))

@@ -45,7 +45,10 @@ def batch(count: int, *, size: int = 96) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[
+    pytest.param(kind, marks=pytest.mark.slow if kind.endswith("rcnn_resnet50_fpn") else ())
+    for kind in KINDS
+])  # fmt: skip
 def model(request: pytest.FixtureRequest) -> TorchvisionDetector:
     torch.manual_seed(0)
     architecture: Any = request.param

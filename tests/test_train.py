@@ -67,7 +67,9 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(drawn_set: Path
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize(("stop_at", "workers"), [(3, 0), (4, 0), (5, 2)])
+@pytest.mark.parametrize(("stop_at", "workers"), [
+    pytest.param(3, 0, marks=pytest.mark.slow), pytest.param(4, 0, marks=pytest.mark.slow), (5, 2),
+])  # fmt: skip
 @pytest.mark.parametrize("recipe", [["train.accumulation=2"], ["train.ema=0.9", "augmentation.mosaic=0.5", "train.optimizer=adamw"]])
 def test_stopped_and_resumed_run_ends_like_one_that_was_not(
     drawn_set: Path, tmp_path: Path, run: RunScript, stop_at: int, workers: int, recipe: list[str]
@@ -309,7 +311,9 @@ def test_set_of_damaged_images_is_refused_before_anything_is_written(drawn_set: 
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM,
+])  # fmt: skip
 def test_interrupted_run_saves_and_goes_on(drawn_set: Path, tmp_path: Path, number: signal.Signals, run: RunScript) -> None:
     words = arguments(drawn_set, tmp_path / "run", "train.epochs=10000", "train.log_every=1", "data.workers=2")
     command = [sys.executable, str(ROOT / "train.py"), *words]

@@ -106,9 +106,19 @@ def _find_stderr() -> MessageCatcher | None:
         return None
 
 
+def _start_anew() -> None:
+    """Give a forked process a file of its own, or none where it may not open one more."""
+    global _catcher
+    if _catcher is not None:
+        try:
+            _catcher.open_file()
+        except OSError:
+            _catcher = None
+
+
 _catcher = _find_stderr()
-if _catcher is not None:
-    os.register_at_fork(after_in_child=_catcher.open_file)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def catch_messages(decode: Callable[[], R]) -> tuple[R, str]:
