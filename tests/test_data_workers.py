@@ -73,7 +73,7 @@ def has_ended(pid: int) -> bool:
     pytest.param(signal.SIGSEGV, f"train.py: {SEGMENTATION}\n", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_killed_worker_ends_the_run_in_one_line(
-    drawn_set: Path, tmp_path: Path, number: signal.Signals, said: str
+    drawn_set: Path, tmp_path: Path, run: RunScript, number: signal.Signals, said: str
 ) -> None:
     output = tmp_path / "run"
     process = start(*arguments(drawn_set, output, *ENDLESS))
@@ -85,18 +85,9 @@ def test_killed_worker_ends_the_run_in_one_line(
     assert (process.returncode, err) == (2, said)
     wait_until(lambda: all(map(has_ended, workers)))
     assert not list(output.rglob("*partial*"))
-    again = start(
-        *arguments(
-            drawn_set,
-            output,
-            "--resume",
-            "train.max_steps=1",
-            "data.workers=0",
-            "train.epochs=100000",
-        )
-    )
-    _, err = again.communicate(timeout=SECONDS)
-    assert (again.returncode, err) == (0, "")
+    words = ["--resume", "train.max_steps=1", "data.workers=0", "train.epochs=100000"]
+    again = run("train", *arguments(drawn_set, output, *words))
+    assert (again.code, again.err) == (0, "")
 
 
 @pytest.mark.slow
@@ -126,7 +117,8 @@ def test_workers_end_with_a_training_that_is_killed(drawn_set: Path, tmp_path: P
     wait_until(lambda: all(map(has_ended, workers)))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_image_folder_that_goes_away_ends_the_run_in_one_line(
     drawn_set: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -191,11 +183,8 @@ def test_bug_in_a_worker_shows_its_traceback(
     assert not loader._processes
 
 
-@pytest.mark.parametrize("error", [
-    NO_SPACE,
-    pytest.param(NO_FILES, marks=pytest.mark.slow),
-    pytest.param(KeyError("a bug"), marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [NO_SPACE, NO_FILES, KeyError("a bug")])
 def test_batch_that_cannot_be_sent_is_not_waited_for(
     drawn_set: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -226,14 +215,16 @@ next(batches)
 
 
 @pytest.mark.parametrize(("end", "code"), [
-    ("raise ValueError('here')", 1),
-    ("raise KeyboardInterrupt", -signal.SIGINT),
     ("sys.exit(2)", 2),
-    ("del loader", 0),
-    ("batches.close()", 0),
-    ("os.kill(loader._processes[0].pid, signal.SIGKILL); list(batches)", 1),
-    ("os.kill(loader._processes[0].pid, signal.SIGSTOP); sys.exit(2)", 2),
-    ("batches.throw(ValueError('here'))", 1),
+    *(pytest.param(end, code, marks=pytest.mark.slow) for end, code in [
+        ("raise ValueError('here')", 1),
+        ("raise KeyboardInterrupt", -signal.SIGINT),
+        ("del loader", 0),
+        ("batches.close()", 0),
+        ("os.kill(loader._processes[0].pid, signal.SIGKILL); list(batches)", 1),
+        ("os.kill(loader._processes[0].pid, signal.SIGSTOP); sys.exit(2)", 2),
+        ("batches.throw(ValueError('here'))", 1),
+    ]),
 ])  # fmt: skip
 def test_program_ends_however_an_epoch_ends(drawn_set: Path, end: str, code: int) -> None:
     program = PROGRAM.format(label=str(drawn_set)) + end
@@ -289,7 +280,7 @@ FEW_FILES = (
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system has no /proc")
 @pytest.mark.parametrize(("end", "said"), [
-    ("return 2", ""),
+    pytest.param("return 2", "", marks=pytest.mark.slow),
     ("raise ValueError('here')", "train.py: here\n"),
     pytest.param(
         "for worker in loader._processes: os.kill(worker.pid, 9)", KILLED, marks=pytest.mark.slow
@@ -351,9 +342,8 @@ def test_docker_s_shared_memory_is_named_or_suffices(
         assert (done.returncode, done.stderr) == (2, f"train.py: {SHARED_MEMORY}\n")
 
 
-@pytest.mark.parametrize("limit", [
-    *(pytest.param(limit, marks=pytest.mark.slow) for limit in (16, 18, 20)), 24,
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [16, 18, 20, 24])
 def test_too_few_open_files_are_named(drawn_set: Path, tmp_path: Path, limit: int) -> None:
     words = arguments(drawn_set, tmp_path / "run", *ENDLESS, "train.batch_size=1")
     done = subprocess.run(

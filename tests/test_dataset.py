@@ -200,6 +200,7 @@ def read_shared(dataset: FaceDataset, answers: Any) -> None:
     answers.put(bool(dataset.table._boxes.is_shared()) and len(dataset[0, 0].target.boxes) >= 0)
 
 
+@pytest.mark.slow
 def test_faces_are_shared_with_workers_that_are_not_forked(drawn_set: Path) -> None:
     context = torch.multiprocessing.get_context("spawn")
     answers = context.Queue()

@@ -145,7 +145,7 @@ def test_process_that_is_forked_while_images_are_decoded_names_them_too(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with ThreadPoolExecutor(2) as busy:
-        waiting = [busy.submit(catch_messages, lambda: time.sleep(2)) for _ in range(2)]
+        waiting = [busy.submit(catch_messages, lambda: time.sleep(0.7)) for _ in range(2)]
         with multiprocessing.get_context("fork").Pool(2) as pool:
             found = pool.map_async(name_damage, range(6)).get(timeout=60)
         assert all(wait.result() == (None, "") for wait in waiting)

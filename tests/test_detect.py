@@ -327,12 +327,13 @@ def test_labelled_set_is_scored_by_the_official_lists_too(drawn_set: Path, tmp_p
     assert again["wider"] == pytest.approx(metrics["wider"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ap50"),
     [
-        pytest.param("wider_val_sample", 0.328, marks=pytest.mark.slow),
-        pytest.param("points_val", 0.868, marks=pytest.mark.slow),
+        ("wider_val_sample", 0.328),
         ("boxes_val", 0.711),
+        ("points_val", 0.868),
     ],
 )
 def test_published_weights_reach_their_figures(name: str, ap50: float, real_data: Path, tmp_path: Path, run: RunScript) -> None:

@@ -67,10 +67,9 @@ def test_shares_come_together_in_order(count: int, processes: int) -> None:
     assert unshare([list(range(count))[number::processes] for number in range(processes)]) == list(range(count))
 
 
-def test_two_processes_train_like_one(drawn_set: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:
     common = [*EQUAL, f"data.val={drawn_set}", "train.epochs=2", "train.batch_size=8", "train.accumulation=2", "train.ema=0.9"]
-    alone = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments(drawn_set, tmp_path / "one", *common)], check=False)
-    assert alone.returncode == 0
+    assert run("train", *arguments(drawn_set, tmp_path / "one", *common)).code == 0
     process = torchrun(*arguments(drawn_set, tmp_path / "two", *common))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -154,6 +153,7 @@ class Ended(NamedTuple):
     err: str
 
 
+@pytest.mark.slow
 def test_processes_that_something_else_started_join(drawn_set: Path, tmp_path: Path) -> None:
     ended = run_by_environment(arguments(drawn_set, tmp_path / "run", "train.max_steps=1"))
     assert ended.codes == [0, 0], ended.err
@@ -209,7 +209,8 @@ def test_second_run_in_a_folder_is_refused_while_the_first_one_writes(drawn_set:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("average", [pytest.param(0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("average", [0, 0.9])
 def test_best_checkpoint_has_the_ap_that_the_processes_measured(
     drawn_set: Path, tmp_path: Path, run: RunScript, average: float
 ) -> None:

@@ -128,7 +128,7 @@ YAKHYO_NAMES = {
         ("mobilenet0.5", 128),
         ("mobilenet_v2", 128),
         ("resnet18", 128),
-        ("resnet101", 256),
+        pytest.param("resnet101", 256, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_the_newer_repo_build_their_own_model(

@@ -31,6 +31,7 @@ def broken_package(folder: Path, module: str, error: str) -> None:
     (folder / module / "__init__.py").write_text(f"raise {error}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0] if len(command) < 3 else command[1])
 def test_missing_system_library_of_opencv_is_one_line_and_names_what_to_install(command: list[str], tmp_path: Path) -> None:
     message = "libGL.so.1: cannot open shared object file: No such file or directory"
@@ -41,7 +42,9 @@ def test_missing_system_library_of_opencv_is_one_line_and_names_what_to_install(
     assert line.endswith(f"opencv-python cannot be imported ({message}): apt-get install libgl1 libglib2.0-0")
 
 
-@pytest.mark.parametrize("module", PACKAGES)
+@pytest.mark.parametrize("module", [
+    "cv2", *(pytest.param(module, marks=pytest.mark.slow) for module in PACKAGES if module != "cv2")
+])  # fmt: skip
 def test_package_that_is_not_installed_is_named(module: str, tmp_path: Path) -> None:
     broken_package(tmp_path, module, f"ModuleNotFoundError(\"No module named '{module}'\", name={module!r})")
     done = run(["train.py", "--help"], path=tmp_path)

@@ -68,9 +68,9 @@ def test_checkpoint_damaged_anywhere_is_told_or_passed_over(drawn_set: Path, tmp
     run("train", *arguments(drawn_set, output, "train.max_steps=2", "train.checkpoint_every=1"))
     whole, model = (output / "last.pth").read_bytes(), weights(output / "last.pth")
     random.seed(1)
-    cut = [whole[: random.randrange(len(whole))] for _ in range(50)]
+    cut = [whole[: random.randrange(len(whole))] for _ in range(15)]
     noise = [random.randbytes(size) for size in (0, 1, 10, 1000, len(whole))]
-    flipped = [bytearray(whole) for _ in range(20)]
+    flipped = [bytearray(whole) for _ in range(8)]
     for data in flipped:
         data[random.randrange(len(data))] ^= 0xFF
     fallbacks = 0
@@ -86,7 +86,7 @@ def test_checkpoint_damaged_anywhere_is_told_or_passed_over(drawn_set: Path, tmp
             fallbacks += 1
         else:    # a byte that means nothing, such as padding between the records
             assert data in flipped and equal(checkpoint["model"], model)
-    assert fallbacks > 60
+    assert fallbacks >= 20
 
 
 def test_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:

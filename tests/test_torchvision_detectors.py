@@ -45,8 +45,11 @@ def batch(count: int, *, size: int = 96) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
+FAST_KINDS = "maskrcnn_mobilenet_v2", "retinanet_resnet50_fpn"
+
+
 @pytest.fixture(scope="module", params=[
-    pytest.param(kind, marks=pytest.mark.slow if kind.endswith("rcnn_resnet50_fpn") else ())
+    pytest.param(kind, marks=() if kind in FAST_KINDS else pytest.mark.slow)
     for kind in KINDS
 ])  # fmt: skip
 def model(request: pytest.FixtureRequest) -> TorchvisionDetector:

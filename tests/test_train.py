@@ -70,7 +70,10 @@ def test_same_seed_gives_the_same_losses_and_another_seed_others(drawn_set: Path
 @pytest.mark.parametrize(("stop_at", "workers"), [
     pytest.param(3, 0, marks=pytest.mark.slow), pytest.param(4, 0, marks=pytest.mark.slow), (5, 2),
 ])  # fmt: skip
-@pytest.mark.parametrize("recipe", [["train.accumulation=2"], ["train.ema=0.9", "augmentation.mosaic=0.5", "train.optimizer=adamw"]])
+@pytest.mark.parametrize("recipe", [
+    pytest.param(["train.accumulation=2"], marks=pytest.mark.slow),
+    ["train.ema=0.9", "augmentation.mosaic=0.5", "train.optimizer=adamw"],
+])  # fmt: skip
 def test_stopped_and_resumed_run_ends_like_one_that_was_not(
     drawn_set: Path, tmp_path: Path, run: RunScript, stop_at: int, workers: int, recipe: list[str]
 ) -> None:
@@ -311,9 +314,8 @@ def test_set_of_damaged_images_is_refused_before_anything_is_written(drawn_set: 
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [
-    pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM,
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_saves_and_goes_on(drawn_set: Path, tmp_path: Path, number: signal.Signals, run: RunScript) -> None:
     words = arguments(drawn_set, tmp_path / "run", "train.epochs=10000", "train.log_every=1", "data.workers=2")
     command = [sys.executable, str(ROOT / "train.py"), *words]
@@ -338,7 +340,7 @@ def test_four_images_are_learnt_by_heart(tmp_path: Path, run: RunScript) -> None
     words = [
         "--preset", "demo", "data.synthetic=0", f"data.train=[{copies}]", f"data.val={label}", "data.size=96", "data.workers=0",
         "augmentation.crop_scales=[1.0]", "augmentation.distortion=false", "augmentation.flip=0", "train.batch_size=4",
-        "train.epochs=8", "train.validate_every=8", "train.optimizer=adamw", "train.lr=0.01", "train.warmup_steps=5",
+        "train.epochs=6", "train.validate_every=6", "train.optimizer=adamw", "train.lr=0.01", "train.warmup_steps=5",
         "train.precision=float32", "--output", str(tmp_path / "run"),
     ]  # fmt: skip
     result = run("train", *words)
