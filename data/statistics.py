@@ -139,7 +139,10 @@ def summarise(measures: Measures) -> Statistics:
         known, limits = boxes[sized], measures.image_sizes[sized]
         positions = count_positions((known[:, :2] + known[:, 2:]) / 2 / limits)
         numbers["images_with_known_size"] = measures.sized
-        numbers["out_of_range_faces"] = int((np.any(known[:, :2] < 0, axis=1) | np.any(known[:, 2:] > limits, axis=1)).sum())
+        # The second corner of a box of negative width lies left of the first.
+        low, high = np.minimum(known[:, :2], known[:, 2:]), np.maximum(known[:, :2], known[:, 2:])
+        is_outside = (low < 0).any(axis=1) | (high > limits).any(axis=1)
+        numbers["out_of_range_faces"] = int(is_outside.sum())
         if positions.sum():
             numbers["uniformity"] = uniformity(positions)
     numbers["histograms"] = {name: histogram.as_dict() for name, histogram in histograms.items()}

@@ -42,6 +42,14 @@ def test_numbers_of_a_hand_made_set(tmp_path: Path) -> None:
     assert (numbers["images_with_known_size"], numbers["out_of_range_faces"]) == (2, 2)
 
 
+def test_box_of_negative_width_leaves_its_image_where_one_of_its_corners_does(
+    tmp_path: Path,
+) -> None:
+    text = "# 1.jpg\n105 14 -6 5\n0 5 -11 5\n50 5 -11 5\n5 5 20 -6\n"
+    numbers = summarise(measure(records_of(text, tmp_path), {0: (100, 100)})).numbers
+    assert (numbers["out_of_range_faces"], numbers["degenerate_faces"]) == (3, 4)
+
+
 def test_files_together_are_measured_as_one_set(tmp_path: Path) -> None:
     records = records_of("# 1.jpg\n0 0 10 20\n5 5 20 20\n# 2.jpg\n# 3.jpg\n1 1 4 4\n", tmp_path)
     sizes = {0: (100, 100), 2: (50, 50)}
