@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"architecture": "maskrcnn_resnet50_fpn"},
         "train": {
             "epochs": 10, "batch_size": 2, "lr_batch_size": 2, "lr": 0.005, "warmup_steps": 59, "milestones": [3, 6, 9],
-            "freeze_stages": 1, "freeze_batch_norm": True,
+            "freeze_stages": 1, "freeze_batch_norm": True, "log_every": 10, "validate_every": 1,
         },
     },
     # Faces are drawn, so nothing is fetched. The network starts from random weights: hence warm-up and a high learning rate. The

@@ -192,9 +192,9 @@ def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str,
         return metrics
     metrics["by_size"] = size_metrics(detections, targets, matches)
     try:
-        metrics["coco"] = coco_metrics(detections, targets)
+        metrics |= coco_metrics(detections, targets)
         if have_masks(detections, targets):
-            metrics["coco_masks"] = coco_metrics(detections, targets, kind="segm")
+            metrics |= coco_metrics(detections, targets, kind="segm")
     except ModuleNotFoundError:
         print('no figures of COCO: they need pip install -e ".[eval]"')
     return metrics

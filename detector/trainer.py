@@ -19,6 +19,7 @@ from detector.engine import Batch, Detect, Evaluation, Objective, Step, Stepping
 from detector.guard import Guard
 from detector.optimizer import WeightAverage, learning_rate, make_optimizer, set_learning
 from utils.checkpoint import random_state, restore_random_state, write_checkpoint
+from utils.coco_eval import GROUPS, NAMES, Kind, coco_metrics, format_summary, have_masks, is_installed
 from utils.devices import pick_dtype, works_behind
 from utils.distributed import any_process, broadcast_buffers, distribute, gather, is_main, rank, share
 from utils.faults import Faults
@@ -112,15 +113,25 @@ class Trainer:
         self.faults = Faults()
         self.pace = Pace()
         self.guard = Guard(allowed=config.train.skip_nonfinite, skipped=0, listing=output / "nonfinite.txt")
+        self.coco_kinds = self._pick_coco_kinds()
         self.history = History(
             output if is_main() else None,
             self.objective.names,
             checkpoint["history"] if checkpoint else None,
-            figures=("ap50",) if official is None else ("ap50", *SETTINGS),
+            figures=("ap50", *(SETTINGS if official else ()), *coco_columns(self.coco_kinds)),
         )
         if checkpoint is not None:
             self._restore(checkpoint)
         self.board = Board(output / "tensorboard", step=self.step) if config.train.tensorboard and is_main() else None
+
+    def _pick_coco_kinds(self) -> tuple[Kind, ...]:
+        """Choose which of COCO's metrics a validation measures: those of torchvision's detectors."""
+        if self.config.model.architecture == "retinaface" or not self.val_set:
+            return ()
+        if not is_installed():
+            self.report('validations measure AP50 only; COCO\'s metrics need pip install -e ".[eval]"')
+            return ()
+        return ("bbox", "segm") if "mask" in self.objective.names else ("bbox",)
 
     def _make_stepping(self, network: nn.Module, device: torch.device) -> Stepping:
         train = self.config.train
@@ -219,9 +230,15 @@ class Trainer:
     def _end_row(self, bar: Any) -> None:
         row = self.history.end_row(**self._place())
         bar.set_postfix_str(f"{self.pace}, {format_losses(row)}, lr {row['lr']:.2g}")
-        pace = self.pace.lap()
+        seconds, waited = self.pace.lap()
         if bar.disable:    # without a terminal there is no bar, but a log
-            self.report(f"epoch {row['epoch']}, step {self.step}/{self.total_steps}: lr {row['lr']:.3g}, {format_losses(row)}, {pace}")
+            step = (self.step - 1) % self.steps_per_epoch + 1
+            eta = self.pace.time_left(self.steps_per_epoch - step)
+            losses = format_progress(self.history.medians(), self.history.since_epoch.means())
+            self.report(
+                f"epoch {row['epoch']} [{step}/{self.steps_per_epoch}] eta {eta} lr {row['lr']:.3g} "
+                f"{losses} time {seconds:.3g} data {waited:.3g}"
+            )
         if self.board is not None:
             self.board.add("train", row, step=self.step)
 
@@ -257,6 +274,8 @@ class Trainer:
         if any_process(stop.requested):
             return
         self.faults.warn_outside()
+        if evaluation is not None and is_main():
+            row |= self._measure_coco(evaluation)
         self.history.end_epoch(row)
         self.history.draw()
         if self.val_set is not None and evaluation is not None and is_main():
@@ -286,6 +305,18 @@ class Trainer:
             evaluation = evaluate(self.make_detect(self.measured_model), until_stop(), official=self.official)
         self.faults.add(evaluation.faults)
         return evaluation
+
+    def _measure_coco(self, evaluation: Evaluation) -> Row:
+        """Print COCO's summaries and return their metrics by the columns of history.csv."""
+        row: Row = {}
+        for kind in self.coco_kinds:
+            if kind == "segm" and not have_masks(evaluation.detections, evaluation.targets):
+                continue    # the set has boxes only
+            name = f"{GROUPS[kind]}_100"
+            metrics = coco_metrics(evaluation.detections, evaluation.targets, kind=kind)[name]
+            self.report(f"COCO's metrics of {'boxes' if kind == 'bbox' else 'masks'}:\n{format_summary(metrics)}")
+            row |= {f"{name}_{key}": value for key, value in metrics.items()}
+        return row
 
     @property
     def measured_model(self) -> nn.Module:
@@ -358,7 +389,20 @@ def draw_first(photos: PhotoSet, evaluation: Evaluation, path: Path, *, confiden
     write_image(path, contact_sheet([draw_cell(image, detections.above(confidence)) for image, detections in pairs]))
 
 
+def coco_columns(kinds: Sequence[Kind]) -> list[str]:
+    """Return the columns of history.csv that hold COCO's metrics of some kinds."""
+    return [f"{GROUPS[kind]}_100_{name}" for kind in kinds for name in NAMES]
+
+
+def format_progress(recent: Row, epoch: Row) -> str:
+    """Format losses as torchvision's references do: the median of the last steps, and in brackets
+    the mean of the epoch."""
+    names = {"total": "loss", **{name: name for name in recent if name != "total"}}
+    return " ".join(f"{title} {recent[name]:.3g} ({epoch[name]:.3g})" for name, title in names.items())
+
+
 def format_losses(row: Row) -> str:
     """The losses of a row in a line."""
     others = {"epoch", "step", "lr", "seconds", *FIGURES}
-    return ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in others)
+    losses = {name: value for name, value in row.items() if name not in others and not name.startswith("coco")}
+    return ", ".join(f"{name} {value:.3f}" for name, value in losses.items())

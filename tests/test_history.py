@@ -39,6 +39,25 @@ def test_rows_hold_means_and_the_last_one_may_be_partial(tmp_path: Path) -> None
     assert read_image(tmp_path / "loss_curves.png", turn=False).shape[2] == 3
 
 
+def test_medians_are_those_of_the_last_twenty_steps() -> None:
+    history = History(None, ["class", "box"])
+    assert history.medians() == {}
+    run_steps(history, range(1, 42))
+    assert history.medians() == {"class": 31.5, "box": 1.0, "total": 32.5}
+    history.end_epoch({"epoch": 1})
+    assert history.medians() == {}
+
+
+def test_resumed_history_keeps_columns_that_it_no_longer_measures(tmp_path: Path) -> None:
+    history = History(tmp_path, ["class"], figures=("ap50", "coco_100_AP"))
+    history.end_epoch({"epoch": 1, "ap50": 0.5, "coco_100_AP": 0.25})
+    resumed = History(tmp_path, ["class"], history.state())
+    resumed.start()
+    resumed.end_epoch({"epoch": 2, "ap50": 0.75})
+    saved = [(row["ap50"], row["coco_100_AP"]) for row in rows(tmp_path / "history.csv")]
+    assert saved == [("0.5", "0.25"), ("0.75", "")]
+
+
 def test_resumed_history_ends_with_the_rows_of_one_that_was_not_stopped(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     history = History(whole, ["class", "box"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -24,6 +25,7 @@ from detector.models import build_model, make_objective
 from detector.network import Candidates
 from detector.torchvision_detectors import EPSILON, KINDS, TorchvisionDetector, box_masks
 from detector.weights import load_model, start_from
+from utils.coco_eval import NAMES
 from utils.structures import Target
 
 
@@ -237,17 +239,42 @@ def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunS
     sets = [f"data.train={tmp_path / 'people'}:train", f"data.val={tmp_path / 'people'}:test", "data.size=64", "data.workers=0"]
     result = run("train", "--preset", "pedestrians", *common, *sets, "--output", tmp_path / "run")
     assert result.code == 0, result.err
-    log = [line for line in result.out.splitlines() if line.startswith("epoch 1, step ")]
-    assert len(log) == 2
-    for name in ("lr", "class", "box", "mask", "objectness", "proposal", "time", "data"):
+    log = [line for line in result.out.splitlines() if line.startswith("epoch 1 [")]
+    assert [line.partition("]")[0] for line in log] == ["epoch 1 [1/2", "epoch 1 [2/2"]
+    for name in ("lr", "loss", "class", "box", "mask", "objectness", "proposal", "time", "data"):
         assert f" {name} " in log[0]
+    assert result.out.count("IoU=0.50:0.95 | area=   all | maxDets=100 ] = ") == 4
+    (row,) = csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines())
+    columns = {f"{group}_100_{name}" for group in ("coco", "coco_masks") for name in NAMES}
+    assert columns < set(row) and 0 <= float(row["coco_masks_100_AP"]) <= 1
     weights = tmp_path / "run" / "best.pth"
     score = ["--weights", weights, "--output", tmp_path / "score", "test.confidence=0"]
     result = run("test", "--labels", f"{tmp_path / 'people'}:test", *score)
     assert result.code == 0, result.err
     metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
-    assert metrics["images"] == 50 and {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics["coco_masks"])
+    for group in ("coco", "coco_100", "coco_masks", "coco_masks_100"):
+        assert {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics[group])
+    saved = {name: float(row[f"coco_masks_100_{name}"]) for name in metrics["coco_masks_100"]}
+    assert saved == pytest.approx(metrics["coco_masks_100"], abs=0.02)    # best.pth has the average
     assert load_config("pedestrians").model.architecture == "maskrcnn_resnet50_fpn"
+
+
+@pytest.mark.slow
+def test_validation_without_the_packages_of_coco_says_once_what_to_install(
+    drawn_set: Path, tmp_path: Path, run: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.trainer.is_installed", lambda: False)
+    words = [
+        "model.architecture=fasterrcnn_mobilenet_v2", f"data.train={drawn_set}", f"data.val={drawn_set}",
+        "data.size=64", "data.workers=0", "train.epochs=2", "train.batch_size=12", "train.freeze_batch_norm=false",
+        "train.freeze_stages=0",
+    ]  # fmt: skip
+    result = run("train", "--preset", "pedestrians", *words, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert result.out.count('pip install -e ".[eval]"') == 1 and "IoU=" not in result.out
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
+    assert len(rows) == 2 and all(row["ap50"] for row in rows)
+    assert not any(name.startswith("coco") for name in rows[0])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,24 @@ def test_run_leaves_its_folder_complete(drawn_set: Path, tmp_path: Path, run: Ru
     assert float(history[0]["total"]) == pytest.approx(sum(float(history[0][name]) for name in ("class", "box", "landmark")))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["size"] == 64
     assert load_model(tmp_path / "run" / "best.pth").config.backbone == "mobilenet0.25"
+
+
+def test_log_without_a_terminal_reads_like_torchvisions(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
+    words = ["train.epochs=2", "train.batch_size=4", "train.log_every=2"]
+    result = run("train", *arguments(drawn_set, tmp_path / "run", *words))
+    lines = [line for line in result.out.splitlines() if " eta " in line]
+    number = r"[\d.]+(?:e-\d+)?"
+    losses = rf"(?: (?:class|box|landmark) {number} \({number}\)){{3}}"
+    loss = rf"loss ({number}) \(({number})\){losses}"
+    form = rf"epoch (\d) \[(\d)/3\] eta 0:00:\d\d lr {number} {loss} time {number} data {number}"
+    matches = [re.fullmatch(form, line) for line in lines]
+    assert all(matches), lines
+    assert [match.groups()[:2] for match in matches if match] == [("1", "2"), ("2", "1"), ("2", "3")]
+    assert matches[0] is not None
+    values = [float(text) for text in matches[0].groups()[2:]]    # of two steps the median is the mean
+    assert values == pytest.approx([losses(tmp_path / "run")[0]["total"]] * 2, rel=0.01)
 
 
 def test_same_seed_gives_the_same_losses_and_another_seed_others(drawn_set: Path, tmp_path: Path, run: RunScript) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,32 +14,84 @@ from numpy.typing import NDArray
 from utils.masks import paste_mask
 from utils.structures import Detections, Target
 
-# COCO itself looks at the best 100 detections of an image, which would miss a fifth of all faces of WIDER FACE.
+# COCO's own limit of 100 detections an image would miss a fifth of all faces of WIDER FACE, so the
+# metrics are taken at 1000 as well.
 MAX_DETECTIONS = (1, 10, 100, 1000)
+LIMITS = {"": 3, "_100": 2}    # ends of the names of the metrics -> which of MAX_DETECTIONS
 AREAS = ("", "s", "m", "l")    # any, under 32 x 32, under 96 x 96, and larger; in pixels of the photo
 IOU_50, IOU_75 = 0, 5    # places among the thresholds 0.50, 0.55 ... 0.95
 MASK = 128    # of 255: a pixel from here on shows the object
 Kind = Literal["bbox", "segm"]
+GROUPS: dict[Kind, str] = {"bbox": "coco", "segm": "coco_masks"}    # what the metrics of a kind are called
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl", "AR1", "AR10", "AR100")
+# The lines of COCO's summary: title, IoU, area, limit.
+SUMMARY = {
+    "AP": ("Average Precision  (AP)", "0.50:0.95", "all", 100),
+    "AP50": ("Average Precision  (AP)", "0.50", "all", 100),
+    "AP75": ("Average Precision  (AP)", "0.75", "all", 100),
+    "APs": ("Average Precision  (AP)", "0.50:0.95", "small", 100),
+    "APm": ("Average Precision  (AP)", "0.50:0.95", "medium", 100),
+    "APl": ("Average Precision  (AP)", "0.50:0.95", "large", 100),
+    "AR1": ("Average Recall     (AR)", "0.50:0.95", "all", 1),
+    "AR10": ("Average Recall     (AR)", "0.50:0.95", "all", 10),
+    "AR100": ("Average Recall     (AR)", "0.50:0.95", "all", 100),
+    "ARs": ("Average Recall     (AR)", "0.50:0.95", "small", 100),
+    "ARm": ("Average Recall     (AR)", "0.50:0.95", "medium", 100),
+    "ARl": ("Average Recall     (AR)", "0.50:0.95", "large", 100),
+}
 
 
-def coco_metrics(detections: Sequence[Detections], targets: Sequence[Target], *, kind: Kind = "bbox") -> dict[str, float]:
-    """AP, AP50, AP75, APs, APm, APl, AR, ARs, ARm and ARl with up to 1000 detections an image, and AR1, AR10 and AR100 with fewer.
+def coco_metrics(
+    detections: Sequence[Detections], targets: Sequence[Target], *, kind: Kind = "bbox"
+) -> dict[str, dict[str, float]]:
+    """Compute COCO's metrics of boxes or, as `segm`, of masks, which both sides must have then.
 
-    AP and AR are means over the IoU thresholds 0.50 to 0.95, of boxes or, as `segm`, of masks, which both sides must have then. A figure
-    without objects to take it from is absent. ModuleNotFoundError where neither package is installed.
+    Returns two groups, `coco` with at most 1000 detections an image and `coco_100` with COCO's own
+    limit of 100 (`coco_masks` and `coco_masks_100` for masks). Each has `NAMES`: AP and AR are means
+    over the IoU thresholds 0.50 to 0.95, small objects have under 32 x 32 pixels of the image,
+    medium ones under 96 x 96; AR1, AR10 and AR100 allow so many detections. A metric without
+    objects to compute it from is absent. ModuleNotFoundError where neither package is installed.
     """
-    with contextlib.redirect_stdout(io.StringIO()):    # they tell what they are doing
+    with contextlib.redirect_stdout(io.StringIO()):    # both packages print their progress
         evaluation = _evaluate(detections, targets, kind)
-    # summarize() takes AP from the best 100 detections only.
-    precision, recall = evaluation["precision"], evaluation["recall"]    # (T, R, 1, areas, limits) and (T, 1, areas, limits)
-    figures = {
-        **{f"AP{name}": precision[:, :, :, area, -1] for area, name in enumerate(AREAS)},
-        "AP50": precision[IOU_50, :, :, 0, -1],
-        "AP75": precision[IOU_75, :, :, 0, -1],
-        **{f"AR{name}": recall[:, :, area, -1] for area, name in enumerate(AREAS)},
-        **{f"AR{limit}": recall[:, :, 0, place] for place, limit in enumerate(MAX_DETECTIONS[:-1])},
+    # summarize() would take AP at the limit of 100 only.
+    precision, recall = evaluation["precision"], evaluation["recall"]
+    groups = {}
+    for suffix, limit in LIMITS.items():
+        at_limit = precision[..., 0, :, limit], recall[:, 0, :, limit]    # (T, R, areas), (T, areas)
+        groups[GROUPS[kind] + suffix] = _metrics(*at_limit, recall[:, 0, 0])
+    return groups
+
+
+def _metrics(
+    precision: NDArray[np.float64], recall: NDArray[np.float64], recalls: NDArray[np.float64]
+) -> dict[str, float]:
+    """The metrics at one limit: precision (T,R,areas) and recall (T,areas) there, and the recalls
+    (T,limits) of objects of any area."""
+    values = {
+        "AP50": precision[IOU_50, :, 0],
+        "AP75": precision[IOU_75, :, 0],
+        **{f"AP{name}": precision[:, :, area] for area, name in enumerate(AREAS)},
+        **{f"AR{name}": recall[:, area] for area, name in enumerate(AREAS)},
+        **{f"AR{limit}": recalls[:, place] for place, limit in enumerate(MAX_DETECTIONS[:-1])},
     }
-    return {name: float(values.mean()) for name, values in figures.items() if (values > -1).all()}    # -1 where there are no objects
+    # -1 where there are no objects
+    return {name: float(values[name].mean()) for name in NAMES if (values[name] > -1).all()}
+
+
+def format_summary(metrics: Mapping[str, float]) -> str:
+    """Format the metrics at COCO's own limits as the 12 lines that COCO's tools print."""
+    lines = []
+    for name, (title, iou, area, limit) in SUMMARY.items():
+        value = metrics.get(name, -1.0)
+        columns = f"IoU={iou:<9} | area={area:>6} | maxDets={limit:>3}"
+        lines.append(f" {title} @[ {columns} ] = {value:.3f}")
+    return "\n".join(lines)
+
+
+def is_installed() -> bool:
+    """Return True if a package that computes COCO's metrics is installed."""
+    return any(map(importlib.util.find_spec, ("pycocotools", "faster_coco_eval")))
 
 
 def have_masks(detections: Sequence[Detections], targets: Sequence[Target]) -> bool:

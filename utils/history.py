@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from utils.files import append_text, whole_file
 from utils.plots import plot_losses
 
 Row = dict[str, float]
+RECENT_STEPS = 20    # over which a line of a log takes the median of each loss
 
 
 class LossMeter:
@@ -62,6 +65,11 @@ class History:
         self.epoch_rows: list[Row] = list(state["epochs"])
         self.since_row = LossMeter(**state["since_row"])
         self.since_epoch = LossMeter(**state["since_epoch"])
+        self._recent: deque[Row] = deque(maxlen=RECENT_STEPS)
+        # A run that is resumed may measure less than the run before.
+        known = {*self.epoch_columns}
+        more = dict.fromkeys(name for row in self.epoch_rows for name in row if name not in known)
+        self.epoch_columns[-1:-1] = more
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs to end with the files of one that was not stopped."""
@@ -81,6 +89,12 @@ class History:
         """Count the losses of a step."""
         self.since_row.add(losses)
         self.since_epoch.add(losses)
+        self._recent.append({**losses, "total": sum(losses.values())})
+
+    def medians(self) -> Row:
+        """Return the median of each loss, and of their sum as `total`, over the last 20 steps."""
+        names = self._recent[-1] if self._recent else ()
+        return {name: median(losses[name] for losses in self._recent) for name in names}
 
     def end_row(self, **place: float) -> Row:
         """Write the means since the row before, with their epoch, step and lr, to losses.csv."""
@@ -93,6 +107,7 @@ class History:
     def end_epoch(self, row: Row) -> None:
         """Write the row of an epoch to history.csv, and start counting the next."""
         self.since_epoch = LossMeter()
+        self._recent.clear()
         self.epoch_rows.append(row)
         self._append("history.csv", self.epoch_columns, row)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -40,11 +41,16 @@ class Pace:
             self.batches += 1
             yield batch
 
-    def lap(self) -> str:
-        """The mean time of a step since the last call, and the part of it spent waiting for data, in seconds."""
+    def lap(self) -> tuple[float, float]:
+        """Return the mean seconds of a step since the last call, and those spent waiting for data."""
         (started, waited, batches), self._lap = self._lap, (time.monotonic(), self.waited, self.batches)
         steps = max(1, self.batches - batches)
-        return f"time {(self._lap[0] - started) / steps:.3f} s, data {(self.waited - waited) / steps:.3f} s"
+        return (self._lap[0] - started) / steps, (self.waited - waited) / steps
+
+    def time_left(self, steps: int) -> str:
+        """Return how long so many more steps take at the mean rate so far, as h:mm:ss."""
+        seconds = (time.monotonic() - self.started) / max(1, self.batches) * steps
+        return str(timedelta(seconds=round(seconds)))
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
