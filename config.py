@@ -70,7 +70,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    # RetinaFace, or one of torchvision's detectors, to which only `backbone_weights`, `weights` and `proposals` apply.
+    # RetinaFace, or one of torchvision's detectors, to which only `backbone_weights`, `weights`, `proposals` and `class_name` apply.
     architecture: Literal[
         "retinaface", "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2", "maskrcnn_resnet50_fpn", "maskrcnn_mobilenet_v2",
         "retinanet_resnet50_fpn",
@@ -81,6 +81,7 @@ class ModelConfig:
     weights: str | None = None
     # Of an image, that the second stage of torchvision's detectors learns from; a quarter of them may show objects.
     proposals: int = setting(512, low=1)
+    class_name: str = ""    # what torchvision's detectors find; drawn and listed with each detection
     return_layers: tuple[str, ...] = ()    # the backbone's children that give the levels; none: its last ones, one a list of min_sizes
     min_sizes: tuple[tuple[int, ...], ...] = setting(((16, 32), (64, 128), (256, 512)), low=1)    # prior sizes of each level, pixels
     channels: int = setting(256, low=4)    # of the FPN and the SSH modules; a multiple of 4
@@ -148,7 +149,9 @@ class TestConfig:
     vote: bool = False    # a face's box and points are the mean of all detections of it, by score, instead of the best one's
     confidence: float = setting(0.02, low=0, high=1)    # detections below are dropped, before NMS and scoring
     draw_confidence: float = setting(0.5, low=0, high=1)    # detections below are neither drawn nor listed
-    nms: float = setting(0.4, low=0, high=1)    # of two boxes with a larger IoU the weaker is dropped
+    # Of two boxes with a larger IoU the weaker is dropped. torchvision's detectors have their own NMS, at
+    # 0.5, and need this one for several scales only.
+    nms: float = setting(0.4, low=0, high=1)
     top_k: int = setting(5000, low=1)    # boxes an image that enter NMS
     max_faces: int = setting(750, low=1)    # faces an image that leave it; WIDER has images with 709
     device: str = "auto"
@@ -185,7 +188,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "pedestrians": {
         "data": {"size": 512, "train": ["PennFudanPed:train"], "val": ["PennFudanPed:test"]},
         "augmentation": {"crop_scales": [1.0, 1.2, 1.4], "min_visible": 0.3, "distortion": False},
-        "model": {"architecture": "maskrcnn_resnet50_fpn"},
+        "model": {"architecture": "maskrcnn_resnet50_fpn", "class_name": "person"},
         "train": {
             "epochs": 10, "batch_size": 2, "lr_batch_size": 2, "lr": 0.005, "warmup_steps": 59, "milestones": [3, 6, 9],
             "freeze_stages": 1, "freeze_batch_norm": True, "log_every": 10, "validate_every": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import NamedTuple, TypeGuard, overload
 
@@ -155,9 +156,12 @@ class FaceDetector:
         """The faces among the candidates of each view."""
         candidates = join([in_gate(each, view.gate) for each, view in zip(found, views, strict=True)])
         candidates = candidates.take(slice(self.config.top_k))
-        faces = candidates.take(self._nms(candidates.boxes, candidates.scores)[: self.config.max_faces])
+        if not self.network.has_nms or len(views) > 1:
+            candidates = candidates.take(self._nms(candidates.boxes, candidates.scores))
+        faces = candidates.take(slice(self.config.max_faces))
         chosen = vote(faces, join(found)) if self.config.vote else faces
-        return Detections(*(None if part is None else part.cpu().numpy() for part in chosen))    # type: ignore[arg-type]
+        parts = (None if part is None else part.cpu().numpy() for part in chosen)
+        return replace(Detections(*parts), class_name=self.network.class_name)    # type: ignore[arg-type]
 
     def _nms(self, boxes: Tensor, scores: Tensor) -> Tensor:
         if boxes.is_cuda:

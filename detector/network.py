@@ -40,6 +40,7 @@ class Network(Protocol):
 
     `fill` is the BGR colour that an image is padded with. `batch` is how many images it is best shown at a time, and `light` says
     that it is better used by several threads at once, each on one core. `device` and `precision` are told beside figures.
+    `has_nms` says that its candidates have been through NMS. `class_name` is what it finds, None for faces.
     """
 
     fill: tuple[int, int, int]
@@ -47,6 +48,8 @@ class Network(Protocol):
     light: bool
     device: torch.device
     precision: str
+    has_nms: bool
+    class_name: str | None
 
     def __call__(self, images: Tensor, *, confidence: float, top_k: int) -> list[Candidates]: ...
 
@@ -57,6 +60,9 @@ class TorchNetwork:
     In float32 batch norms become part of the convolutions before them. Weights of a lower precision are rounded as they are: rounded
     after that, they would shift the scores.
     """
+
+    has_nms = False
+    class_name: str | None = None
 
     def __init__(self, model: RetinaFace, precision: str):
         self.model = copy.deepcopy(model).eval()

@@ -28,6 +28,8 @@ class OnnxNetwork:
     precision = "float32"
     batch = 1
     light = False    # ONNX Runtime has threads of its own
+    has_nms = False
+    class_name: str | None = None
 
     def __init__(self, path: str | Path, device: str):
         try:

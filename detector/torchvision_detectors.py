@@ -218,13 +218,15 @@ class TorchvisionObjective:
 
 
 class TorchvisionNetwork:
-    """A TorchvisionDetector as it stands now, as FaceDetector uses networks. Its own NMS, at IoU 0.5, goes before that of FaceDetector."""
+    """A TorchvisionDetector as it stands now, as FaceDetector uses networks. It has its own NMS, at IoU 0.5."""
 
     fill = FILL
     light = False
+    has_nms = True
 
     def __init__(self, model: TorchvisionDetector, precision: str):
         self.model = copy.deepcopy(model).eval()
+        self.class_name = model.config.class_name or None
         self.device = model.device
         self.dtype = pick_dtype(precision, model.device)
         if self.dtype == torch.float32:

@@ -90,6 +90,8 @@ class Shapes:
     """A network that finds nothing and remembers what it was shown."""
 
     fill, device, precision = (1, 2, 3), torch.device("cpu"), "float32"
+    has_nms = False
+    class_name: str | None = None
 
     def __init__(self, *, batch: int = 1, light: bool = False):
         self.batch = batch

@@ -68,9 +68,9 @@ def test_log_without_a_terminal_reads_like_torchvisions(
     result = run("train", *arguments(drawn_set, tmp_path / "run", *words))
     lines = [line for line in result.out.splitlines() if " eta " in line]
     number = r"[\d.]+(?:e-\d+)?"
-    losses = rf"(?: (?:class|box|landmark) {number} \({number}\)){{3}}"
-    loss = rf"loss ({number}) \(({number})\){losses}"
-    form = rf"epoch (\d) \[(\d)/3\] eta 0:00:\d\d lr {number} {loss} time {number} data {number}"
+    parts = rf"(?: (?:class|box|landmark) {number} \({number}\)){{3}}"
+    total = rf"loss ({number}) \(({number})\)"
+    form = rf"epoch (\d) \[(\d)/3\] eta 0:00:\d\d lr {number} {total}{parts} time {number} data {number}"
     matches = [re.fullmatch(form, line) for line in lines]
     assert all(matches), lines
     assert [match.groups()[:2] for match in matches if match] == [("1", "2"), ("2", "1"), ("2", "3")]

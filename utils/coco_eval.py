@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.masks import paste_mask
+from utils.masks import MASK, paste_mask
 from utils.structures import Detections, Target
 
 # COCO's own limit of 100 detections an image would miss a fifth of all faces of WIDER FACE, so the
@@ -20,7 +20,6 @@ MAX_DETECTIONS = (1, 10, 100, 1000)
 LIMITS = {"": 3, "_100": 2}    # ends of the names of the metrics -> which of MAX_DETECTIONS
 AREAS = ("", "s", "m", "l")    # any, under 32 x 32, under 96 x 96, and larger; in pixels of the photo
 IOU_50, IOU_75 = 0, 5    # places among the thresholds 0.50, 0.55 ... 0.95
-MASK = 128    # of 255: a pixel from here on shows the object
 Kind = Literal["bbox", "segm"]
 GROUPS: dict[Kind, str] = {"bbox": "coco", "segm": "coco_masks"}    # what the metrics of a kind are called
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl", "AR1", "AR10", "AR100")

@@ -6,6 +6,7 @@ import json
 from typing import Any, TextIO
 
 from utils.arrays import Image
+from utils.masks import MASK, encode_mask, paste_mask
 from utils.structures import Detections, Target
 from utils.visualize import draw_cell
 
@@ -24,7 +25,9 @@ class Listing:
         self, source: str, image: Image, detections: Detections, *, frame: int | None = None, target: Target | None = None
     ) -> None:
         """Write a line for an image (H,W,3), or for the frame of that number, counted from 0; with the labelled faces where there are."""
-        line = {"source": source, "frame": frame, "width": image.shape[1], "height": image.shape[0], "detections": to_json(detections)}
+        height, width = image.shape[:2]
+        listed = to_json(detections, height=height, width=width)
+        line = {"source": source, "frame": frame, "width": width, "height": height, "detections": listed}
         if target is not None:
             pairs = zip(target.boxes.tolist(), target.ignore.tolist(), strict=True)
             line["faces"] = [{"box": box, "ignore": ignore} for box, ignore in pairs]
@@ -34,10 +37,16 @@ class Listing:
             self.sheet.append(draw_cell(image, detections, side=self.side))
 
 
-def to_json(detections: Detections) -> list[dict[str, Any]]:
-    """The faces of an image as detections.jsonl has them."""
+def to_json(detections: Detections, *, height: int, width: int) -> list[dict[str, Any]]:
+    """Return the detections of an image of height x width pixels as detections.jsonl has them."""
     landmarks = [None] * len(detections) if detections.landmarks is None else detections.landmarks.tolist()
-    return [
+    listed: list[dict[str, Any]] = [
         {"box": box, "score": score, "landmarks": points}
         for box, score, points in zip(detections.boxes.tolist(), detections.scores.tolist(), landmarks, strict=True)
     ]
+    if detections.class_name is not None:
+        listed = [{**each, "class": detections.class_name} for each in listed]
+    if detections.masks is not None:
+        for each, mask, box in zip(listed, detections.masks, detections.boxes, strict=True):
+            each["mask"] = encode_mask(paste_mask(mask, box, height=height, width=width) >= MASK)
+    return listed

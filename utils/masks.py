@@ -7,7 +7,21 @@ import math
 import cv2
 import numpy as np
 
-from utils.arrays import FloatArray, Image
+from utils.arrays import BoolArray, FloatArray, Image
+
+
+MASK = 128    # of 255: a pixel from here on shows the object
+
+
+def encode_mask(mask: BoolArray) -> dict[str, list[int]]:
+    """Encode a mask (H,W) as COCO's uncompressed run lengths: {"size": [H, W], "counts": [...]}.
+
+    The counts are those of pixels without and with the object in turn, column by column, and begin
+    with pixels without.
+    """
+    pixels = np.concatenate([[False], mask.T.ravel()])
+    ends = np.append(np.flatnonzero(pixels[1:] != pixels[:-1]), mask.size)
+    return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
 
 def paste_mask(mask: Image, box: FloatArray, *, height: int, width: int) -> Image:

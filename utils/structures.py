@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -80,13 +80,15 @@ class Detections:
     """The faces found in one image, best first, in pixels of that image.
 
     boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None; masks (N,M,M) uint8 or None, how sure
-    each cell of a grid over the box is to show it, of 255: `utils.masks.paste_mask` makes pixels of it.
+    each cell of a grid over the box is to show it, of 255: `utils.masks.paste_mask` makes pixels of it. class_name is that of all of
+    them, such as "person", where the model has one.
     """
 
     boxes: FloatArray
     scores: FloatArray
     landmarks: FloatArray | None
     masks: Image | None = None
+    class_name: str | None = None
 
     @classmethod
     def none(cls) -> Detections:
@@ -99,8 +101,8 @@ class Detections:
     def above(self, confidence: float) -> Detections:
         """Those whose score reaches `confidence`."""
         keep = self.scores >= confidence
-        landmarks = None if self.landmarks is None else self.landmarks[keep]
-        return Detections(self.boxes[keep], self.scores[keep], landmarks, None if self.masks is None else self.masks[keep])
+        landmarks, masks = (None if part is None else part[keep] for part in (self.landmarks, self.masks))
+        return Detections(self.boxes[keep], self.scores[keep], landmarks, masks, self.class_name)
 
     def clipped(self, width: int, height: int) -> Detections:
         """Return a copy whose boxes and landmarks lie within an image of width x height pixels.
@@ -111,11 +113,12 @@ class Detections:
         size = np.array([width, height], np.float32)
         boxes = np.clip(self.boxes, 0, np.tile(size, 2))
         landmarks = None if self.landmarks is None else np.clip(self.landmarks, 0, size)
-        return Detections(boxes, self.scores.copy(), landmarks)
+        return Detections(boxes, self.scores.copy(), landmarks, class_name=self.class_name)
 
     def scaled(self, factor: float) -> Detections:
         """The same faces in an image `factor` times as large."""
-        return Detections(self.boxes * factor, self.scores, None if self.landmarks is None else self.landmarks * factor, self.masks)
+        landmarks = None if self.landmarks is None else self.landmarks * factor
+        return replace(self, boxes=self.boxes * factor, landmarks=landmarks)
 
     def crop_aligned(self, image: Image, size: int = 112) -> Image:
         """The faces (N,size,size,3) cut out of their image (H,W,3), turned upright and scaled so that eyes, nose and mouth lie where
