@@ -6,10 +6,12 @@ import utils.import_errors  # noqa: F401 - the first, since it explains the erro
 
 # isort: split
 import argparse
+import csv
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from data.checks import (
 )
 from data.coverage import Priors
 from data.labels import LABEL_FOLDERS, advise_on_images, image_folders, read_labels, read_sizes, write_labels
-from data.records import WARNINGS, FaceRecord, Fault, raise_fault
+from data.records import POINTS, WARNINGS, FaceRecord, Fault, face_rows, raise_fault
 from utils.files import whole_file
 from utils.images import write_image
 from utils.results import check_replaceable
@@ -45,7 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="analyze_data.py",
         description="Count and measure the faces of labelled sets, alone and together, and write statistics, pictures and a report. "
-        "With --check, --fix, --convert or --show-augmented do that instead.",
+        "With --check, --fix, --convert, --rows or --show-augmented do that instead.",
         epilog="Formats: RetinaFace label.txt, the official WIDER FACE txt, labelv2, COCO JSON, folders of Pascal VOC XML, of YOLO txt and "
         "of Penn-Fudan. "
         "Settings are those of config.py that shape data, priors and test size, such as data.size=640 or test.size=long:640.",
@@ -61,6 +63,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="list problems of labels and images, each with its place; exit code 1 for any")
     parser.add_argument("--fix", metavar="FILE", type=Path, help="write a repaired label.txt, and the list of changes beside it")
     parser.add_argument("--convert", metavar="FILE", type=Path, help="write the labels as a RetinaFace label.txt")
+    parser.add_argument(
+        "--rows", metavar="FILE", type=Path,
+        help="write a CSV table with a row for each face: its image, corners, five points, and 1 if all of them are labelled, else -1",
+    )  # fmt: skip
     parser.add_argument("--show-augmented", metavar="N", type=int, help="draw N training images as the network sees them")
     arguments = parser.parse_intermixed_args(argv)
     settings, arguments.labels = split_settings(arguments.labels)
@@ -77,8 +83,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         raise ValueError(f"{next(path for path in arguments.labels if places.count(Path(path).resolve()) > 1)}: given twice")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output}: expected a folder, found a file")
-    if arguments.fix and arguments.convert and arguments.fix.resolve() == arguments.convert.resolve():
-        raise ValueError(f"--fix and --convert: expected two files, found {arguments.fix} for both")
+    written = {"--fix": arguments.fix, "--convert": arguments.convert, "--rows": arguments.rows}
+    for (option, path), (other, other_path) in combinations(written.items(), 2):
+        if path and other_path and path.resolve() == other_path.resolve():
+            raise ValueError(f"{option} and {other}: expected two files, found {path} for both")
     if arguments.show_augmented is not None and arguments.show_augmented < 1:
         raise ValueError(f"--show-augmented: expected a number of images of at least 1, found {arguments.show_augmented}")
     return arguments
@@ -167,19 +175,61 @@ def convert(labelled: LabelledSet, path: Path) -> int:
     An image with a face that could not be read is left out. ValueError where no image is left.
     """
     check_target(labelled, path, option="--convert")
+    records, lost = keep_complete(labelled, f"--convert {path}")
+    write_labels(records, path)
+    report_written(labelled, records, path, lost)
+    tell_of_target(records, path)
+    return len(lost)
+
+
+def write_rows(labelled: LabelledSet, path: Path) -> int:
+    """Write a CSV row for each face, boxes without area included; return how many problems the reader had.
+
+    The columns are image, x1, y1, x2, y2, l0x, l0y ... l4x, l4y, has_landmarks, as in
+    `FaceDataset.as_rows`: points that are not labelled are -1, has_landmarks is 1 or -1. An image with
+    a face that could not be read is left out. ValueError where no image is left.
+    """
+    check_file(labelled, path, option="--rows")
+    records, lost = keep_complete(labelled, f"--rows {path}")
+    points = [f"l{number}{axis}" for number in range(POINTS) for axis in "xy"]
+    with (
+        whole_file(path) as partial,
+        open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "x1", "y1", "x2", "y2", *points, "has_landmarks"])
+        for record in records:
+            for row in face_rows(record.boxes, record.landmarks, record.has_landmarks):
+                # The shortest digits that give the same float32 back.
+                numbers = (np.format_float_positional(number, trim="-") for number in row)
+                writer.writerow([record.path, *numbers])
+    report_written(labelled, records, path, lost)
+    return len(lost)
+
+
+def keep_complete(labelled: LabelledSet, target: str) -> tuple[list[FaceRecord], list[str]]:
+    """Return the images of which every face was read, and a line for each problem of the reader.
+
+    ValueError, which begins with `target`, where no image is left.
+    """
     incomplete = find_incomplete(labelled.records)
     records = [record for index, record in enumerate(labelled.records) if index not in incomplete]
     lost = losses(labelled)
     if not records:
-        raise ValueError(f"--convert {path}: no image is left: {lost[0] if lost else 'none was read'}")
-    write_labels(records, path)
+        raise ValueError(f"{target}: no image is left: {lost[0] if lost else 'none was read'}")
+    return records, lost
+
+
+def report_written(
+    labelled: LabelledSet, records: Sequence[FaceRecord], path: Path, lost: Sequence[str]
+) -> None:
+    """Print the problems of the reader, and what was written."""
     warned = [f"warning: {fault}" for fault in labelled.faults if fault.reason in WARNINGS]
-    for line in warned + lost:
+    for line in [*warned, *lost]:
         print(one_line(f"analyze_data.py: {line}"), file=sys.stderr)
     left_out = len(labelled.records) - len(records)
-    print(f"written {path}: {extent_of(records)}" + (f"; {count_of(left_out, 'image')} left out" if left_out else ""))
-    tell_of_target(records, path)
-    return len(lost)
+    left = f"; {count_of(left_out, 'image')} left out" if left_out else ""
+    print(f"written {path}: {extent_of(records)}{left}")
 
 
 def losses(labelled: LabelledSet) -> list[str]:
@@ -198,14 +248,19 @@ def describe_loss(fault: Fault) -> str:
     return f"{fault}{of_image}; {ACTIONS[fault.reason]}"
 
 
-def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
-    """ValueError where a label file cannot stand for the set, or would be written over one of its sources."""
+def check_file(labelled: LabelledSet, path: Path, *, option: str) -> None:
+    """ValueError where a file would replace a label that is read, or a folder."""
     sources = {Path(record.source).resolve() for record in labelled.records} | {Path(source).resolve() for source in labelled.files}
     if path.resolve() in sources:
         raise ValueError(f"{option} {path}: would write over a label that is read; name another file")
-    for target in (path, changes_path(path)):
-        if target.is_dir():
-            raise ValueError(f"{option} {target}: expected a file, found a folder")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: expected a file, found a folder")
+
+
+def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
+    """ValueError where a label file cannot stand for the set, or would be written over one of its sources."""
+    check_file(labelled, path, option=option)
+    check_file(labelled, changes_path(path), option=option)
     for given, records in labelled.files.items():
         if Path(given).is_dir() and path.suffix.lower() in LABEL_FOLDERS:
             folders = {Path(record.source).parent.resolve() for record in records}
@@ -287,14 +342,16 @@ def list_faults(faults: Iterable[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     checking = arguments.check or arguments.fix is not None
-    other_work = arguments.convert is not None or arguments.show_augmented is not None
-    lenient = checking or arguments.convert is not None
+    other_work = any(option is not None for option in (arguments.convert, arguments.rows, arguments.show_augmented))
+    lenient = checking or arguments.convert is not None or arguments.rows is not None
     labelled = read_set(arguments, lenient=lenient, look=checking or (not other_work and not arguments.sizes))
     faults = check(labelled, arguments.config.data.images) if arguments.check else 0
     if arguments.fix is not None:
         faults += fix(labelled, arguments.fix)
     if arguments.convert is not None:
         faults += convert(labelled, arguments.convert)
+    if arguments.rows is not None:
+        faults += write_rows(labelled, arguments.rows)
     if arguments.show_augmented is not None:
         unreadable = show_augmented(arguments)
         list_faults(unreadable)

@@ -81,8 +81,10 @@ class ModelConfig:
     weights: str | None = None
     # Of an image, that the second stage of torchvision's detectors learns from; a quarter of them may show objects.
     proposals: int = setting(512, low=1)
-    class_name: str = ""    # what torchvision's detectors find; drawn and listed with each detection
-    return_layers: tuple[str, ...] = ()    # the backbone's children that give the levels; none: its last ones, one a list of min_sizes
+    class_name: str | None = None    # what torchvision's detectors find; drawn and listed with each detection
+    # The backbone's layers that give the levels, such as layer2, layer3 and layer4 of a ResNet; (): its last
+    # stages, as many as there are lists in min_sizes. A run and --dry-run print those that are used.
+    return_layers: tuple[str, ...] = ()
     min_sizes: tuple[tuple[int, ...], ...] = setting(((16, 32), (64, 128), (256, 512)), low=1)    # prior sizes of each level, pixels
     channels: int = setting(256, low=4)    # of the FPN and the SSH modules; a multiple of 4
     landmarks: bool = True    # build the landmark heads (0.09 % of the compute)

@@ -22,7 +22,8 @@ from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
 from detector.finder import Finder
 from detector.weights import SHIPPED, describe_weights
-from utils.average_precision import size_metrics, threshold_metrics
+from utils.arrays import FloatArray
+from utils.average_precision import precision_recall, size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
 from utils.files import concerns_one_file, whole_file
 from utils.image_header import have_many_sizes
@@ -158,7 +159,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
 
         evaluation = evaluate(detector.detect, dataset.photos(), see=see, official=official)
         write_image(output / SHEET, contact_sheet(listing.sheet))
-        draw_curves(evaluation.curves, output / CURVES)
+        draw_scores(evaluation, output / CURVES, draw_confidence=test.draw_confidence)
         draw_errors(evaluation, output / ERRORS)
     settings = {
         "weights": arguments.weights,
@@ -212,11 +213,25 @@ def draw_errors(evaluation: Evaluation, path: Path) -> None:
         plot_curves({title: curve}, path, x="mean distance / size of the face", y="share of faces with less", limit=limit)
 
 
-def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
-    """Draw precision over recall of each setting of WIDER FACE, where they were measured."""
-    if curves:
-        panels = {f"{setting}: AP {curve.ap:.4f}": (curve.recall, curve.precision) for setting, curve in curves.items()}
-        plot_curves(panels, path, x="recall", y="precision")
+def draw_scores(evaluation: Evaluation, path: Path, *, draw_confidence: float) -> None:
+    """Draw precision over recall of AP50, and of each setting of WIDER FACE where those were measured.
+
+    Marked is what a user sees at the drawing confidence. A set without faces has no curve.
+    """
+    if "ap50" not in evaluation.metrics:
+        return
+    title = f"AP50 {evaluation.metrics['ap50']:.4f}"
+    panels = {title: precision_recall([each.scores for each in evaluation.detections], evaluation.matches)}
+    at = threshold_metrics(evaluation.detections, evaluation.matches, confidence=draw_confidence)
+    marks = {}
+    if "precision" in at:
+        marks[title] = at["recall"], at["precision"], f"confidence {draw_confidence:g}"
+    plot_curves({**panels, **panels_of(evaluation.curves)}, path, x="recall", y="precision", marks=marks)
+
+
+def panels_of(curves: Mapping[str, Curve]) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """The curves of WIDER FACE by their titles."""
+    return {f"{setting}: AP {curve.ap:.4f}": (curve.recall, curve.precision) for setting, curve in curves.items()}
 
 
 def score_predictions(folder: Path, ground_truth: str, output: Path) -> int:
@@ -245,7 +260,7 @@ def score_predictions(folder: Path, ground_truth: str, output: Path) -> int:
         "settings": {"predictions": str(folder), "ground_truth": ground_truth},
     }
     with stale_results_removed(output, [ERRORS]):
-        draw_curves(curves, output / CURVES)
+        plot_curves(panels_of(curves), output / CURVES, x="recall", y="precision")
         write_metrics(metrics, output)
     print(summary(metrics))
     events = sorted({name.partition("/")[0] for name in official})

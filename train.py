@@ -33,6 +33,7 @@ from detector.backbone import IMAGENET_MEAN, IMAGENET_STD
 from detector.face_detector import FaceDetector
 from detector.models import Model, build_model, make_objective
 from detector.optimizer import full_rate
+from detector.retinaface import RetinaFace
 from detector.summary import format_table, layers_of, sum_up
 from detector.trainer import Trainer, format_losses
 from detector.weights import describe_weights, start_from
@@ -142,6 +143,9 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
         f"{train.batch_size} an epoch, {count_of(train.epochs, 'epoch')}, {train.optimizer}, {rate}, {place}"
         + (f", {world_size()} processes" if world_size() > 1 else "")
     ]
+    if isinstance(trainer.model, RetinaFace):
+        strides = ", ".join(map(str, trainer.model.levels.values()))
+        lines.append(f"levels: {', '.join(trainer.model.levels)} (strides {strides})")
     weights = config.model.weights
     if not trainer.step and weights not in (None, "default"):
         lines.extend(filter(None, [describe_weights(weights)]))

@@ -48,6 +48,11 @@ class RetinaFace(nn.Module):
     def device(self) -> torch.device:
         return cast(Tensor, self.mean).device
 
+    @property
+    def levels(self) -> dict[str, int]:
+        """The layers of the backbone that give the levels, and their strides in pixels."""
+        return dict(zip(self.body.return_layers.values(), self.prior_box.steps, strict=True))
+
     def priors(self, height: int, width: int) -> Tensor:
         """The priors (P,4) cx, cy, w, h in pixels of images of that size, on the model's device; shared, do not write to it."""
         return self.prior_box(height, width, device=self.device)

@@ -7,6 +7,7 @@ import utils.import_errors  # noqa: F401 - the first, since it explains the erro
 # isort: split
 import copy
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -134,11 +135,20 @@ def _numbers(weights: int, biases: int, macs: int) -> tuple[str, ...]:
 
 
 def find_model(name: str) -> nn.Module:
-    """The model of a preset, in a checkpoint, or of torchvision ("torchvision:vgg16"), that takes images (B,3,H,W); nothing is fetched."""
+    """Build the model that a name means, which takes images (B,3,H,W); nothing is fetched.
+
+    In turn: a preset, a weights file, a classification model of torchvision ("vgg16"). The prefix in
+    "torchvision:resnet50" means any model of torchvision. FileNotFoundError or ValueError otherwise.
+    """
     if name in PRESETS:
         return build_model(load_config(name).model)
-    if not name.startswith(TORCHVISION):
-        return load_model(name)
+    if not _is_of_torchvision(name):
+        if os.path.exists(name):
+            return load_model(name)
+        presets = ", ".join(PRESETS)
+        raise FileNotFoundError(
+            f"{name}: no such checkpoint, nor a preset ({presets}) or a classification model of torchvision"
+        )
     name = name.removeprefix(TORCHVISION)
     if name not in torchvision.models.list_models():
         raise ValueError(f"{TORCHVISION}{name}: torchvision has no model of that name")
@@ -148,21 +158,31 @@ def find_model(name: str) -> nn.Module:
     return model
 
 
+def _is_of_torchvision(name: str) -> bool:
+    if name.startswith(TORCHVISION):
+        return True
+    is_classifier = name in torchvision.models.list_models(module=torchvision.models)
+    return is_classifier and name not in PRESETS and not os.path.exists(name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m detector.summary",
         description="List the layers of a network with their output, parameters and multiply-accumulates (MAC), and the sums.",
-        epilog="Examples: python -m detector.summary resnet50 --size 640; python -m detector.summary torchvision:vgg16",
+        epilog="Examples: python -m detector.summary resnet50 --size 640; python -m detector.summary vgg16",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help=f"preset ({', '.join(PRESETS)}), checkpoint of train.py, published weights, or torchvision:NAME"
+        "model",
+        metavar="MODEL",
+        help=f"preset ({', '.join(PRESETS)}), checkpoint of train.py, published weights, or a classification model of torchvision; "
+        "torchvision:NAME is a model of torchvision whatever else has that name",
     )
     parser.add_argument(
         "--size", metavar="PIXELS", type=int, help=f"side of the image (default: {DETECTOR_SIZE}, of a classifier {CLASSIFIER_SIZE})"
     )
     arguments = parser.parse_args(argv)
-    is_classifier = arguments.model.startswith(TORCHVISION)
-    size = arguments.size if arguments.size is not None else (CLASSIFIER_SIZE if is_classifier else DETECTOR_SIZE)
+    default = CLASSIFIER_SIZE if _is_of_torchvision(arguments.model) else DETECTOR_SIZE
+    size = default if arguments.size is None else arguments.size
     if size < 1:
         raise ValueError(f"--size: expected at least 1 pixel, found {size}")
     layers = layers_of(find_model(arguments.model), size=size)

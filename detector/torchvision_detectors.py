@@ -226,7 +226,7 @@ class TorchvisionNetwork:
 
     def __init__(self, model: TorchvisionDetector, precision: str):
         self.model = copy.deepcopy(model).eval()
-        self.class_name = model.config.class_name or None
+        self.class_name = model.config.class_name
         self.device = model.device
         self.dtype = pick_dtype(precision, model.device)
         if self.dtype == torch.float32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from conftest import ROOT, RunScript
 
 from config import Config, ModelConfig
+from data.dataset import FaceDataset
 from data.labels import read_labels
 from data.synthetic import draw_set
 from detector.retinaface import RetinaFace
@@ -103,6 +105,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(drawn_set: Path, tmp_path: Pat
         ([drawn_set, tmp_path / "one.txt", "--convert", tmp_path / "two.txt"], "one label has one image folder, found"),
         ([drawn_set, drawn_set], "label.txt: given twice"),
         ([drawn_set, "--fix", tmp_path / "a.txt", "--convert", tmp_path / "a.txt"], "--fix and --convert: expected two files"),
+        ([drawn_set, "--rows", drawn_set], "--rows .*: would write over a label that is read".replace(".*", str(drawn_set))),
+        ([drawn_set, "--rows", tmp_path], "expected a file, found a folder"),
+        ([drawn_set, "--fix", tmp_path / "a.txt", "--rows", tmp_path / "a.txt"], "--fix and --rows: expected two files"),
         ([drawn_set, "--format", "voc"], "data.format=voc: expected a folder of label files"),
         ([drawn_set, "--format", "csv"], "data.format: expected"),
         ([drawn_set, "--preset", "resnet5"], "resnet5: no such preset"),
@@ -182,6 +187,38 @@ def test_nothing_is_converted_of_a_label_with_lines_that_cannot_be_read(tmp_path
     result = run("analyze_data", tmp_path / "bad.txt", "--check", "--convert", tmp_path / "out.txt")
     assert result.code == 2 and "bad.txt:1: expected '# path of an image' before the first face" in result.err
     assert (tmp_path / "out.txt").read_text() == "precious"
+
+
+def test_rows_are_those_of_the_dataset(tmp_path: Path, run: RunScript) -> None:
+    label = tmp_path / "label.txt"
+    points = "1 1 0 " * 4
+    text = f"# a,b.jpg\n1.1 2 10 20.7\n5 5 0 3 {points} 2.5 3 0 0.9\n# c.jpg\n# d.jpg\n9 9 9 9 {points} -1 -1 -1\n"
+    label.write_text(text)
+    result = run("analyze_data", label, "--rows", tmp_path / "rows.csv")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"written {tmp_path / 'rows.csv'}: 3 images, 3 faces\n"
+    with open(tmp_path / "rows.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    names = [f"l{number}{axis}" for number in range(5) for axis in "xy"]
+    assert header == ["image", "x1", "y1", "x2", "y2", *names, "has_landmarks"]
+    assert [row[0] for row in rows] == ["a,b.jpg", "a,b.jpg", "d.jpg"]
+    expected = FaceDataset([label]).as_rows()
+    assert np.array_equal(np.array([row[1:] for row in rows], np.float32), expected)
+    assert rows[0][1:5] == ["1.1", "2", "11.1", "22.7"] and [row[15] for row in rows] == ["-1", "1", "-1"]
+
+
+def test_rows_leave_out_images_with_a_face_that_cannot_be_read(
+    tmp_path: Path, run: RunScript
+) -> None:
+    label = tmp_path / "bad.txt"
+    label.write_text("# a.jpg\n1 1 5 5\n1 2 3\n# b.jpg\n1 1 5 5\n")
+    result = run("analyze_data", label, "--rows", tmp_path / "rows.csv")
+    assert result.code == 1 and "1 image, 1 face; 1 image left out" in result.out
+    assert "bad.txt:3: expected 4, 5, 19 or 20 numbers, found 3" in result.err
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 2
+    label.write_text("# a.jpg\n1 2 3\n")
+    complaint = run("analyze_data", label, "--rows", tmp_path / "rows.csv").complaint
+    assert "no image is left" in complaint
 
 
 def test_image_with_a_line_that_cannot_be_read_is_not_converted(tmp_path: Path, run: RunScript) -> None:

@@ -7,7 +7,14 @@ from conftest import make_target
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.average_precision import average_precision, match_detections, size_metrics, threshold_metrics
+from utils.average_precision import (
+    Matches,
+    average_precision,
+    match_detections,
+    precision_recall,
+    size_metrics,
+    threshold_metrics,
+)
 from utils.landmark_eval import landmark_metrics
 from utils.structures import Detections, Target
 
@@ -58,6 +65,16 @@ def test_area_under_the_envelope_of_a_hand_made_ranking() -> None:
     third = (detect([], []), make_target([FACE]))    # never found
     # precision 1, 1/2, 2/3, 3/4: its envelope at the three right ones is 1, 3/4, 3/4, of four faces
     assert ap(first, second, third) == pytest.approx((1 + 0.75 + 0.75) / 4)
+
+
+def test_curve_has_recall_and_precision_after_each_detection() -> None:
+    scores = [np.array([0.9, 0.5, 0.4], np.float32), np.array([0.8, 0.3], np.float32)]
+    wanted = np.array([True, True])
+    matches = [Matches(np.array([0, -2, 1]), wanted), Matches(np.array([-1, 1]), wanted)]
+    recall, precision = precision_recall(scores, matches)
+    assert recall.tolist() == [0.25, 0.25, 0.5, 0.75]
+    assert precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3, 3 / 4])
+    assert precision_recall([], [])[0].shape == (0,)
 
 
 def test_equal_scores_are_ranked_by_image_then_order() -> None:

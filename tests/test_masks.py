@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from utils.masks import paste_mask
+from utils.masks import encode_mask, paste_mask
 
 
 def test_full_mask_covers_the_pixels_of_its_box() -> None:
@@ -43,3 +43,17 @@ def test_box_that_leaves_the_image_shows_the_rest_of_its_mask() -> None:
     half[:, 14:] = 255
     pasted = paste_mask(half, np.array([-10, -10, 10, 30], np.float32), height=20, width=20)
     assert (pasted[:, 1:9] >= 200).all() and not pasted[:, 11:].any()
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (3, 1)])
+def test_run_lengths_are_those_of_coco(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    for pixels in (rng.random(shape) < 0.5, np.ones(shape, bool), np.zeros(shape, bool)):
+        encoded = encode_mask(pixels)
+        assert encoded["size"] == list(shape) and sum(encoded["counts"]) == pixels.size
+        assert np.array_equal(mask.decode(mask.frPyObjects(encoded, *shape)), pixels)
+
+
+def test_run_lengths_go_down_the_columns_and_begin_with_the_background() -> None:
+    pixels = np.array([[True, False], [True, True]])
+    assert encode_mask(pixels) == {"size": [2, 2], "counts": [0, 2, 1, 1]}

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import RunScript
 from torch import nn
+from torchvision.models import ResNet
 
 from config import ModelConfig
 from detector.retinaface import RetinaFace
@@ -83,19 +85,35 @@ def test_command_takes_presets_checkpoints_and_torchvision_models(capfd: pytest.
         ("mobilenet0.25", "mobilenet0.25: 426,608 parameters, 0.25 GMAC for an image of 320 x 320 pixels"),
         (str(untrained), f"{untrained}: 426,608 parameters, 0.25 GMAC for an image of 320 x 320 pixels"),
         ("torchvision:squeezenet1_1", "torchvision:squeezenet1_1: 1,235,496 parameters, 0.74 GMAC for an image of 320 x 320 pixels"),
+        ("squeezenet1_1", "squeezenet1_1: 1,235,496 parameters, 0.74 GMAC for an image of 320 x 320 pixels"),
     ]:
         assert main([name, "--size", "320"]) == 0
         assert capfd.readouterr().out.splitlines()[-1] == last
     for arguments, message in [
         (["torchvision:nope"], "detector.summary: torchvision:nope: torchvision has no model of that name\n"),
-        (["nope.pth"], "detector.summary: nope.pth: no such checkpoint\n"),
+        (["nope.pth"], "detector.summary: nope.pth: no such checkpoint, nor a preset (resnet50, mobilenet0.25, pedestrians, demo) "
+         "or a classification model of torchvision\n"),
         (["mobilenet0.25", "--size", "0"], "detector.summary: --size: expected at least 1 pixel, found 0\n"),
     ]:
         assert run_script(lambda arguments=arguments: main(arguments), "detector.summary") == 2    # type: ignore[misc]
         assert capfd.readouterr().err == message
 
 
+def test_name_means_a_preset_then_a_file_then_a_classifier(
+    capfd: pytest.CaptureFixture[str], untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(find_model("resnet50"), RetinaFace)
+    assert isinstance(find_model("torchvision:resnet50"), ResNet)
+    monkeypatch.chdir(tmp_path)
+    assert main(["alexnet"]) == 0
+    assert "for an image of 224 x 224 pixels" in capfd.readouterr().out
+    shutil.copy(untrained, tmp_path / "alexnet")
+    assert main(["alexnet"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("alexnet: 426,608 parameters, ")
+
+
 def test_dry_run_shows_the_same_table(drawn_set: Path, run: RunScript) -> None:
     result = run("train", "--preset", "demo", "--dry-run", f"data.train={drawn_set}", "data.size=64", "data.workers=0")
     table = format_table(layers_of(find_model("demo"), size=64))
     assert result.code == 0 and table in result.out
+    assert "levels: stage1, stage2, stage3 (strides 8, 16, 32)" in result.out.splitlines()

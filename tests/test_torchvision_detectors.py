@@ -26,7 +26,8 @@ from detector.network import Candidates
 from detector.torchvision_detectors import EPSILON, KINDS, TorchvisionDetector, box_masks
 from detector.weights import load_model, start_from
 from utils.coco_eval import NAMES
-from utils.structures import Target
+from utils.listing import Listing, to_json
+from utils.structures import Detections, Target
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +233,42 @@ def test_mask_of_a_mirrored_view_is_mirrored_in_its_box() -> None:
     assert shown.masks is not None and shown.masks[0, 0].tolist() == [0, 0, 0, 200]
 
 
+class Overlapping:
+    """A network whose own NMS has left two boxes with an IoU of 0.43."""
+
+    fill, device, precision, batch, light = (0, 0, 0), torch.device("cpu"), "float32", 1, False
+    has_nms = True
+    class_name: str | None = "person"
+
+    def __call__(self, images: torch.Tensor, *, confidence: float, top_k: int) -> list[Candidates]:
+        boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10]])
+        return [Candidates(boxes, torch.tensor([0.9, 0.8]), None)] * len(images)
+
+
+def test_own_nms_is_the_only_one_unless_views_are_merged() -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    (once,) = FaceDetector(Overlapping(), TestConfig()).detect([image])
+    assert len(once) == 2 and once.class_name == "person"
+    (limited,) = FaceDetector(Overlapping(), TestConfig(max_faces=1)).detect([image])
+    assert limited.scores.tolist() == pytest.approx([0.9])
+    (merged,) = FaceDetector(Overlapping(), TestConfig(flip=True)).detect([image])
+    assert len(merged) < 4
+    assert once.above(0.85).class_name == once.scaled(2).class_name == "person"
+
+
+def test_class_and_mask_of_each_detection_are_listed(tmp_path: Path) -> None:
+    masks = np.full((1, 28, 28), 255, np.uint8)
+    box = np.array([[2, 1, 5, 3]], np.float32)
+    found = Detections(box, np.array([0.9], np.float32), None, masks, "person")
+    with open(tmp_path / "a.jsonl", "w") as file:
+        writer = Listing(file, sheet_images=0, side=1)
+        writer.add("a.jpg", np.zeros((4, 6, 3), np.uint8), found)
+    (listed,) = json.loads((tmp_path / "a.jsonl").read_text())["detections"]
+    assert listed["class"] == "person"
+    assert listed["mask"] == {"size": [4, 6], "counts": [9, 2, 2, 2, 2, 2, 5]}
+    assert set(to_json(Detections.none(), height=4, width=6)) == set()
+
+
 @pytest.mark.slow
 def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunScript) -> None:
     draw_people(tmp_path / "people", images=53, size=96, seed=0)
@@ -249,8 +286,11 @@ def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunS
     assert columns < set(row) and 0 <= float(row["coco_masks_100_AP"]) <= 1
     weights = tmp_path / "run" / "best.pth"
     score = ["--weights", weights, "--output", tmp_path / "score", "test.confidence=0"]
-    result = run("test", "--labels", f"{tmp_path / 'people'}:test", *score)
+    result = run("test", "--labels", f"{tmp_path / 'people'}:test", *score, "test.draw_confidence=0")
     assert result.code == 0, result.err
+    line = json.loads((tmp_path / "score" / "detections.jsonl").read_text().splitlines()[0])
+    assert {each["class"] for each in line["detections"]} == {"person"}
+    assert all(each["mask"]["size"] == [96, 96] for each in line["detections"])
     metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
     for group in ("coco", "coco_100", "coco_masks", "coco_masks_100"):
         assert {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics[group])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from utils.visualize import (
     MASK_COLORS,
     RED,
     SHEET_CELL,
+    WHITE,
     contact_sheet,
     draw_cell,
     draw_detections,
@@ -114,6 +117,16 @@ def test_tiny_face_is_not_hidden_by_its_points() -> None:
     image = np.full((100, 100, 3), 128, np.uint8)
     assert not len(has_color(draw_detections(image, one_face([40, 40, 52, 54])), RED)[0])
     assert len(has_color(draw_detections(image, one_face([40, 40, 60, 64])), RED)[0])
+
+
+def test_name_of_the_class_stands_before_the_number() -> None:
+    image = np.zeros((200, 300, 3), np.uint8)
+    box = np.array([[100, 100, 160, 180]], np.float32)
+    plain = Detections(box, np.array([0.998], np.float32), None)
+    named = draw_detections(image, replace(plain, class_name="person"))
+    drawings = draw_detections(image, plain), named
+    short, long = (np.ptp(has_color(drawing, WHITE)[1]) for drawing in drawings)
+    assert long > 2 * short > 0
 
 
 def test_masks_tint_what_they_are_sure_of_the_best_on_top() -> None:

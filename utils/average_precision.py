@@ -55,17 +55,26 @@ def average_precision(scores: Sequence[NDArray[np.float32]], matches: Sequence[M
 
     Detections are ranked by score over all images, equal ones by image and then by their order in it. 0 where no face is wanted.
     """
+    recall, precision = precision_recall(scores, matches)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((envelope * np.diff(recall, prepend=0)).sum())
+
+
+def precision_recall(
+    scores: Sequence[NDArray[np.float32]], matches: Sequence[Matches]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return recall (N,) and precision (N,) after each detection, in the order of `average_precision`.
+
+    Empty where no face is wanted. Detections of ignored faces are left out.
+    """
     faces = sum(int(match.wanted.sum()) for match in matches)
     if not faces or not scores:
-        return 0.0
+        return np.zeros(0), np.zeros(0)
     score, found = np.concatenate(scores), np.concatenate([match.found for match in matches])
     counted = found != -2
     score, found = score[counted], found[counted]
-    is_right = found[np.argsort(-score, kind="stable")] >= 0
-    right = np.cumsum(is_right)
-    precision = right / np.arange(1, len(right) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[is_right].sum() / faces)    # each right detection raises the recall by 1 / faces
+    right = np.cumsum(found[np.argsort(-score, kind="stable")] >= 0)
+    return right / faces, right / np.arange(1, len(right) + 1)
 
 
 def threshold_metrics(

@@ -9,7 +9,6 @@ import numpy as np
 
 from utils.arrays import BoolArray, FloatArray, Image
 
-
 MASK = 128    # of 255: a pixel from here on shows the object
 
 

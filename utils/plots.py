@@ -98,12 +98,27 @@ def plot_positions(counts: NDArray[np.int64], path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_curves(panels: Mapping[str, tuple[FloatArray, FloatArray]], path: Path, *, x: str, y: str, limit: float = 1.0) -> None:
-    """A curve (x, y) for each title, side by side; x from 0 to `limit`, y from 0 to 1."""
+def plot_curves(
+    panels: Mapping[str, tuple[FloatArray, FloatArray]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    limit: float = 1.0,
+    marks: Mapping[str, tuple[float, float, str]] = {},
+) -> None:
+    """Plot a curve (x, y) for each title, side by side; x from 0 to `limit`, y from 0 to 1.
+
+    `marks` are points x, y with a label, by the title of their panel.
+    """
     figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
     for axis, (title, (places, heights)) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
         axis.plot(places, heights, color=BLUE, linewidth=2)
         axis.fill_between(places, heights, color=BLUE, alpha=0.12)
+        if title in marks:
+            mark_x, mark_y, label = marks[title]
+            axis.plot(mark_x, mark_y, marker="o", markersize=8, color=LINES[2], linestyle="", label=label)
+            axis.legend(loc="lower left")
         axis.set_title(title)
         axis.set_xlabel(x)
         axis.set_ylabel(y)

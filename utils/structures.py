@@ -101,7 +101,8 @@ class Detections:
     def above(self, confidence: float) -> Detections:
         """Those whose score reaches `confidence`."""
         keep = self.scores >= confidence
-        landmarks, masks = (None if part is None else part[keep] for part in (self.landmarks, self.masks))
+        landmarks = None if self.landmarks is None else self.landmarks[keep]
+        masks = None if self.masks is None else self.masks[keep]
         return Detections(self.boxes[keep], self.scores[keep], landmarks, masks, self.class_name)
 
     def clipped(self, width: int, height: int) -> Detections:
