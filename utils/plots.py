@@ -36,7 +36,7 @@ def plot_losses(rows: Sequence[Mapping[str, float]], names: Sequence[str], path:
         axis.grid(alpha=0.3)
         axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
-    figure.suptitle("Training losses, each the mean since the point before")
+    figure.suptitle("Training losses as weighted in their sum; each point is the mean since the one before")
     save_figure(figure, path)
 
 
@@ -91,8 +91,8 @@ def plot_positions(counts: NDArray[np.int64], path: Path) -> None:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", vmin=0)
-    axis.set_xlabel("x of the face's centre / image width")
-    axis.set_ylabel("y of the face's centre / image height")
+    axis.set_xlabel("x of the face's center / image width")
+    axis.set_ylabel("y of the face's center / image height")
     axis.set_title(f"Where {counts.sum():,} faces lie in their images")
     figure.colorbar(picture, label="faces in a cell")
     save_figure(figure, path)
