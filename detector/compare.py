@@ -40,18 +40,20 @@ PROGRAM = "detector.compare"
 SIZE = 640    # pixels; side of the image that cost is measured on
 WARMUP, TIMED = 3, 15    # images
 CELL = 640    # pixels; side of a drawn photo
-COLUMNS = ("run", "model", "AP50", "COCO AP", "M parameters", "GMAC", "ms an image")
+COLUMNS = ("run", "model", "AP50", "COCO AP", "COCO mask AP", "M parameters", "GMAC", "ms an image")
+MASK_AP = 4    # the column that is left out where no run has masks
 
 
 class Run(NamedTuple):
-    """A detector and its figures: its name, weights file, how it was tested, AP50 and COCO AP where they were measured, what labels they
-    are for, and the labelled faces of the photos it was scored on, by their file."""
+    """A detector and its figures: its name, weights file, how it was tested, AP50, COCO AP and that of masks where they were measured,
+    what labels they are for, and the labelled faces of the photos it was scored on, by their file."""
 
     name: str
     weights: Path
     test: TestConfig
     ap50: float | None
     coco: float | None
+    coco_masks: float | None
     labels: Any
     faces: Mapping[Path, Target]
 
@@ -85,10 +87,10 @@ def find_run(place: str) -> Run:
         raise FileNotFoundError(f"{folder}: expected metrics.json of test.py --labels or best.pth of train.py, found neither")
     checkpoint = read_checkpoint(weights) if folder.is_dir() else {}
     if "config" not in checkpoint:
-        return Run(place, weights, TestConfig(), None, None, None, {})
+        return Run(place, weights, TestConfig(), None, None, None, None, {})
     config = from_dict(checkpoint["config"], source=f"{weights}: ")
     labels = _label_settings(to_dict(config)["data"], config.data.val)
-    return Run(place, weights, config.test, checkpoint.get("ap50"), None, labels, {})
+    return Run(place, weights, config.test, checkpoint.get("ap50"), None, None, labels, {})
 
 
 def _label_settings(settings: Mapping[str, Any], labels: Sequence[str]) -> Any:
@@ -109,7 +111,8 @@ def _scored(folder: Path) -> Run:
     test = from_dict({"test": {name: value for name, value in settings.items() if name in names}}, source=f"{path}: ").test
     faces = read_faces(folder / "detections.jsonl")
     labels = _label_settings(settings, settings.get("labels") or ())
-    return Run(str(folder), weights, test, metrics.get("ap50"), metrics.get("coco", {}).get("AP"), labels, faces)
+    boxes, masks = (metrics.get(group, {}).get("AP") for group in ("coco", "coco_masks"))
+    return Run(str(folder), weights, test, metrics.get("ap50"), boxes, masks, labels, faces)
 
 
 def read_faces(path: Path) -> dict[Path, Target]:
@@ -153,8 +156,10 @@ def format_table(runs: Sequence[Run], models: Sequence[Model], costs: Sequence[C
     for run, model, cost in zip(runs, models, costs, strict=True):
         config = model.config
         kind = f"retinaface {config.backbone}" if config.architecture == "retinaface" else config.architecture
-        figures = ["-" if value is None else f"{value:.4f}" for value in (run.ap50, run.coco)]
+        figures = ["-" if value is None else f"{value:.4f}" for value in (run.ap50, run.coco, run.coco_masks)]
         rows.append((run.name, kind, *figures, f"{cost.parameters / 1e6:.2f}", f"{cost.macs / 1e9:.2f}", f"{cost.seconds * 1e3:.1f}"))
+    if all(run.coco_masks is None for run in runs):
+        rows = [(*row[:MASK_AP], *row[MASK_AP + 1 :]) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

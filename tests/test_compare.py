@@ -50,6 +50,19 @@ def test_runs_stand_side_by_side(scored: Path, drawn_set: Path, untrained: Path,
     assert all(each.shape[1] == 2 * 640 and each.shape[0] > 640 for each in drawn)
 
 
+def test_ap_of_masks_has_a_column_where_a_run_has_it(
+    scored: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(scored, tmp_path / "masks")
+    metrics = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps({**metrics, "coco_masks": {"AP": 0.25}}))
+    words = [scored, other, "--size", 64, "--output", tmp_path / "out"]
+    assert main([str(word) for word in words]) == 0
+    lines = capfd.readouterr().out.splitlines()[:4]
+    header, _, first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert header[4] == "COCO mask AP" and (first[4], second[4]) == ("-", "0.2500")
+
+
 def test_photos_that_no_run_was_scored_on_are_told(
     scored: Path, drawn_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
