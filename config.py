@@ -38,6 +38,7 @@ def setting(default: Any, *, low: float | None = None, high: float | None = None
 class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
+    repeat: tuple[int, ...] = setting((), low=1)    # how often an epoch uses each file of train; (): once each
     ground_truth: str | None = None    # folder of wider_{easy,medium,hard}_val.mat: validation on WIDER val gives these figures too
     # The folder of their images, or one for each label file of train, then of val; none: found by the usual layouts, see README.
     images: tuple[str, ...] = ()

@@ -134,7 +134,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
     detector = load_detector(arguments.weights, test, photos=dataset.imgs_path)
-    bar = progress("scoring", total=len(dataset), unit="image")
+    bar = progress("scoring", total=dataset.num_images, unit="image")
     with (
         bar,
         stale_results_removed(output, [CURVES, ERRORS], predictions=True),

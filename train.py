@@ -60,7 +60,8 @@ from utils.wider_eval import OfficialFaces
 DRY_STEPS = 2
 # What a resumed run shares with the run before, besides all of model, loss and augmentation; workers and the like may differ.
 MUST_MATCH = (
-    "data.train", "data.val", *LABEL_SETTINGS, "data.synthetic", "data.size", "train.batch_size", "train.seed", "train.optimizer",
+    "data.train", "data.repeat", "data.val",
+    *LABEL_SETTINGS, "data.synthetic", "data.size", "train.batch_size", "train.seed", "train.optimizer",
 )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def require_same_start(config: Config, train_set: FaceDataset, val_set: FaceData
     shared = {section: values for section, values in to_dict(config).items() if section not in ("data", "test")}
     settings = {f"{section}.{name}": value for section, values in shared.items() for name, value in values.items()}
     sets = {"data.train": train_set, "data.val": val_set}
-    sizes = {name: f"{len(part):,} images with {part.table.face_count:,} faces" if part else "none" for name, part in sets.items()}
+    sizes = {name: f"{part.num_images:,} images with {part.table.face_count:,} faces" if part else "none" for name, part in sets.items()}
     require_same({**settings, **sizes})
 
 
@@ -139,7 +140,9 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
         rate += f" (meant for a batch of {train.lr_batch_size}; train.scale_lr=true scales it)"
     place = f"on {trainer.stepping.device} in {str(trainer.stepping.dtype).removeprefix('torch.')}"
     lines = [
-        f"{len(train_set):,} images with {train_set.table.face_count:,} faces, {count_of(trainer.steps_per_epoch, 'step')} of "
+        f"{train_set.num_images:,} images with {train_set.table.face_count:,} faces"
+        + (f", {len(train_set):,} samples an epoch by data.repeat" if config.data.repeat else "")
+        + f", {count_of(trainer.steps_per_epoch, 'step')} of "
         f"{train.batch_size} an epoch, {count_of(train.epochs, 'epoch')}, {train.optimizer}, {rate}, {place}"
         + (f", {world_size()} processes" if world_size() > 1 else "")
     ]
@@ -221,7 +224,8 @@ def make_datasets(
         raise ValueError("data.train: expected label files, found none; see --preset demo, or data.train=widerface/train/label.txt")
     folders = image_folders((*train, *val), config.data.images)
     train_set = make_dataset(train, config, images=folders[: len(train)])
-    val_set = make_dataset(val, config, images=folders[len(train) :]) if val else None
+    val_config = replace(config, data=replace(config.data, repeat=()))
+    val_set = make_dataset(val, val_config, images=folders[len(train) :]) if val else None
     if not train_set.num_faces:
         raise ValueError(no_face("data.train", train, train_set))
     if val_set is not None and not val_set.num_faces:

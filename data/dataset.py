@@ -121,6 +121,8 @@ class FaceDataset(Dataset[Sample]):
     `dataset[epoch, index]` is a training sample: all of its randomness comes from (seed, epoch, index), so that it depends neither
     on the worker that makes it nor on where a run was resumed. `image(index)` and `target(index)` are the photo and its faces as
     labelled. `imgs_path` and `words` show the set as a list of paths and, for each image, rows of numbers as in a RetinaFace label.
+    With `config.repeat` an epoch has several samples of an image, each with its own randomness; `len` counts the samples, and
+    `num_images` the images, which all other indices are for.
 
     Boxes without area are dropped, with one warning that gives their number. Boxes that reach beyond their photo are clipped to it
     in a sample, and dropped where nothing is left; each sample says how many.
@@ -137,12 +139,13 @@ class FaceDataset(Dataset[Sample]):
     ):
         """`config` says how labels are read and how large a sample is; `fill` (BGR) is what a crop shows beyond its photo."""
         folders = image_folders(labels, config.images)
-        records = [
-            record
+        files = [
+            read_labels(path, config=config, images=images)
             for path, images in zip(labels, folders, strict=True)
-            for record in read_labels(path, config=config, images=images)
         ]
+        records = [record for of_file in files for record in of_file]
         self.table = FaceTable(records)
+        self._image_of = repeat_images([len(of_file) for of_file in files], config.repeat)    # (S,)
         self._labels, self._folders = labels, config.images
         self.size = config.size
         self.augmentation = augmentation
@@ -160,6 +163,11 @@ class FaceDataset(Dataset[Sample]):
             warnings.warn(f"{', '.join(map(str, labels))}: {without_area} boxes without area are left out", stacklevel=2)
 
     def __len__(self) -> int:
+        return len(self._image_of)
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
         return len(self.table)
 
     @property
@@ -170,29 +178,29 @@ class FaceDataset(Dataset[Sample]):
     @cached_property
     def imgs_path(self) -> list[str]:
         """The path of each image."""
-        return [self.table.path(index) for index in range(len(self))]
+        return [self.table.path(index) for index in range(self.num_images)]
 
     @cached_property
     def words(self) -> list[list[list[float]]]:
         """For each image the numbers of each of its faces: 4, 5, 19 or 20, as in a RetinaFace label."""
-        return [[row[~np.isnan(row)].tolist() for row in self.table.rows(index)] for index in range(len(self))]
+        return [[row[~np.isnan(row)].tolist() for row in self.table.rows(index)] for index in range(self.num_images)]
 
     def as_rows(self, index: int | None = None) -> FloatArray:
         """Faces as rows (N,15): x1 y1 x2 y2, five points, 1 where all five are valid, else -1; of one image, or of all in turn."""
-        of_images = [self.table.faces(each) for each in (range(len(self)) if index is None else [index])]
+        of_images = [self.table.faces(each) for each in (range(self.num_images) if index is None else [index])]
         return np.concatenate([face_rows(faces.boxes, faces.landmarks, faces.has_landmarks) for faces in of_images])
 
     def check_readable(self) -> None:
         """ValueError that names the first image where none of them can be read; stops at the first that can."""
         faults = []
-        for index in range(len(self)):
+        for index in range(self.num_images):
             try:
                 self.image(index)
             except (FileNotFoundError, ValueError) as error:
                 faults.append(str(error))
             else:
                 return
-        raise ValueError(f"no image readable of {len(self)}: {faults[0]}; {advise_on_images(self._labels, self._folders)}")
+        raise ValueError(f"no image readable of {self.num_images}: {faults[0]}; {advise_on_images(self._labels, self._folders)}")
 
     def image(self, index: int) -> Image:
         """The photo (H,W,3) BGR in the raster that its labels are for; FileNotFoundError or ValueError that names its file."""
@@ -207,7 +215,7 @@ class FaceDataset(Dataset[Sample]):
 
         Some threads read ahead.
         """
-        return run_ahead(self._photo, range(len(self)) if indices is None else indices, threads=READERS, ahead=2 * READERS)
+        return run_ahead(self._photo, range(self.num_images) if indices is None else indices, threads=READERS, ahead=2 * READERS)
 
     def _photo(self, index: int) -> Photo:
         image, regions, fault = None, None, None
@@ -223,20 +231,22 @@ class FaceDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int] | int) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+            raise IndexError(f"sample {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
-        found = self._mosaic(index, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(index, rng, size=self.size)
+        image = int(self._image_of[index])
+        found = self._mosaic(image, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(image, rng, size=self.size)
         view = found.view
+        outside = found.outside if index < self.num_images else 0    # counted once an image
         # Rows, columns, channels in memory, which is the order that convolutions are fastest in.
         pixels = torch.from_numpy(np.ascontiguousarray(view.image)).permute(2, 0, 1)
-        return Sample(pixels, _to_target(view.faces, view.regions), self.table.path(found.photo), found.faults, found.outside)
+        return Sample(pixels, _to_target(view.faces, view.regions), self.table.path(found.photo), found.faults, outside)
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> _Found:
         """Several photos in one picture, each in a cell of a grid; the one asked for in one of them."""
         cells = int(rng.choice(self.augmentation.mosaic_grids))
         columns, rows = draw_borders(self.size, cells, rng), draw_borders(self.size, cells, rng)
         sizes = [max(width, height) for height in np.diff(rows) for width in np.diff(columns)]
-        others = map(int, rng.integers(len(self), size=len(sizes) - 1))
+        others = map(int, self._image_of[rng.integers(len(self), size=len(sizes) - 1)])
         parts = [self._readable_view(each, rng, size=int(size)) for each, size in zip((index, *others), sizes, strict=True)]
         view = mosaic([part.view for part in parts], columns=columns, rows=rows, min_visible=self.augmentation.min_visible)
         view = view._replace(faces=ignore_smaller(view.faces, self.augmentation.ignore_smaller))    # cut at a border they may be small now
@@ -255,7 +265,7 @@ class FaceDataset(Dataset[Sample]):
             return _Found(view, index, tuple(damage), outside)
         except (FileNotFoundError, ValueError) as error:
             problem = str(error)
-        others = rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)
+        others = self._image_of[rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)]
         for other in map(int, others):
             if other == index:
                 continue
@@ -324,6 +334,26 @@ class FaceDataset(Dataset[Sample]):
     def _faces(self, index: int) -> Faces:
         faces = self.table.faces(index)
         return faces.where(has_area(faces.boxes))
+
+
+def repeat_images(counts: Sequence[int], repeat: Sequence[int]) -> Tensor:
+    """Return the image (S,) int64 of each sample of an epoch, for label files of so many images.
+
+    The first samples are all images in turn, then come those of the files that are used twice or
+    more, and so on. ValueError where `repeat` has neither no number nor one for each file.
+    """
+    if not repeat:
+        return torch.arange(sum(counts))
+    if len(repeat) != len(counts):
+        raise ValueError(f"data.repeat: expected {len(counts)} numbers, one for each label file, found {len(repeat)}")
+    files = torch.arange(sum(counts)).split(list(counts))
+    rounds = [
+        images
+        for used in range(max(repeat))
+        for images, times in zip(files, repeat, strict=True)
+        if times > used
+    ]
+    return torch.cat(rounds)
 
 
 class _Found(NamedTuple):

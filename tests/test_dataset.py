@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_set_without_a_readable_image_says_so(tmp_path: Path) -> None:
 
 
 def test_index_beyond_the_set_is_an_index_error(drawn_set: Path) -> None:
-    with pytest.raises(IndexError, match="image 12 of 12"):
+    with pytest.raises(IndexError, match="sample 12 of 12"):
         FaceDataset([drawn_set])[0, 12]
 
 
@@ -293,3 +294,36 @@ def test_image_listed_twice_with_different_faces_is_warned_of(tmp_path: Path) ->
     label.write_text("# a.jpg\n1 1 9 9\n# b.jpg\n1 1 9 9\n# a.jpg\n20 20 9 9\n# b.jpg\n1 1 9 9\n")
     with pytest.warns(UserWarning, match=r"^1 images are listed twice with different faces, such as .*label.txt:5: "):
         FaceDataset([label])
+
+
+def test_label_files_are_used_as_often_as_asked(tmp_path: Path) -> None:
+    labels = [
+        draw_set(tmp_path / f"set{number}", images=count, size=64, seed=number)
+        for number, count in enumerate((2, 3, 1))
+    ]
+    plain = FaceDataset(labels, DataConfig(size=64))
+    dataset = FaceDataset(labels, DataConfig(size=64, repeat=(1, 3, 2)))
+    assert (len(plain), len(dataset), dataset.num_images) == (6, 13, 6)
+    assert dataset.imgs_path == plain.imgs_path and len(list(dataset.photos())) == 6
+    counts = Counter(Path(dataset[0, index].path).parts[-3] for index in range(len(dataset)))
+    assert counts == {"set0": 2, "set1": 9, "set2": 2}
+    for index in range(6):    # the first uses are what they would be without repeats
+        assert torch.equal(dataset[0, index].image, plain[0, index].image)
+    again = [index for index in range(6, 13) if dataset[0, index].path == dataset[0, 2].path]
+    assert len(again) == 2
+    assert not torch.equal(dataset[0, again[0]].image, dataset[0, 2].image)
+    with pytest.raises(IndexError, match="sample 13 of 13"):
+        dataset[0, 13]
+
+
+def test_repeats_go_with_the_label_files(drawn_set: Path) -> None:
+    for repeat in ((2, 1), (1, 1, 1)):
+        with pytest.raises(ValueError, match=r"data.repeat: expected 1 numbers, one for each label file, found \d"):
+            FaceDataset([drawn_set], DataConfig(repeat=repeat))
+
+
+def test_box_beyond_its_image_is_counted_once_an_epoch(tmp_path: Path) -> None:
+    label = draw_set(tmp_path, images=1, size=64, seed=0)
+    label.write_text(label.read_text() + "-5 -5 20 20\n")
+    dataset = FaceDataset([label], DataConfig(size=64, repeat=(3,)))
+    assert [dataset[0, index].outside for index in range(3)] == [1, 0, 0]

@@ -61,6 +61,17 @@ def test_run_leaves_its_folder_complete(drawn_set: Path, tmp_path: Path, run: Ru
     assert load_model(tmp_path / "run" / "best.pth").config.backbone == "mobilenet0.25"
 
 
+def test_repeats_lengthen_an_epoch_and_may_not_change(
+    drawn_set: Path, tmp_path: Path, run: RunScript
+) -> None:
+    words = arguments(drawn_set, tmp_path / "run", "train.epochs=1", "data.repeat=[2]")
+    result = run("train", *words, f"data.val={drawn_set}")
+    assert result.code == 0, result.err
+    assert "12 images with " in result.out and "24 samples an epoch by data.repeat, 6 steps of 4" in result.out
+    complaint = run("train", *words, "--resume", "data.repeat=[1]").complaint
+    assert "data.repeat: " in complaint and "was trained with [2], found [1]" in complaint
+
+
 def test_log_without_a_terminal_reads_like_torchvisions(
     drawn_set: Path, tmp_path: Path, run: RunScript
 ) -> None:
