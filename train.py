@@ -89,7 +89,7 @@ def make_trainer(
     if device.type == "cuda":
         torch.cuda.set_device(device)    # else every process would also take memory of the first GPU
     torch.manual_seed(config.train.seed)
-    model, heads_anew = make_model(config, fresh=checkpoint is None)
+    model, notes = make_model(config, fresh=checkpoint is None)
     if config.train.sync_batch_norm:
         sync_batch_norms(model, device)
     model = model.to(device, memory_format=torch.channels_last)    # type: ignore[call-overload]
@@ -118,7 +118,7 @@ def make_trainer(
         report=report,
         checkpoint=checkpoint,
     )
-    return trainer, describe(trainer, train_set, heads_anew)
+    return trainer, describe(trainer, train_set, notes)
 
 
 def require_same_start(config: Config, train_set: FaceDataset, val_set: FaceDataset | None) -> None:
@@ -130,8 +130,8 @@ def require_same_start(config: Config, train_set: FaceDataset, val_set: FaceData
     require_same({**settings, **sizes})
 
 
-def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]) -> str:
-    """What a run is made of, in some lines."""
+def describe(trainer: Trainer, train_set: FaceDataset, notes: Sequence[str]) -> str:
+    """What a run is made of, in some lines; `notes` say how the weights it starts from fit."""
     config, train = trainer.config, trainer.config.train
     rate = f"learning rate {full_rate(train):g}"
     if train.scale_lr:
@@ -152,8 +152,7 @@ def describe(trainer: Trainer, train_set: FaceDataset, heads_anew: Sequence[str]
     weights = config.model.weights
     if not trainer.step and weights not in (None, "default"):
         lines.extend(filter(None, [describe_weights(weights)]))
-    if heads_anew:
-        lines.append(f"{config.model.weights}: {', '.join(heads_anew)} did not fit and starts from random weights")
+    lines += [f"{config.model.weights}: {note}" for note in notes]
     if trainer.step:
         lines.append(f"going on from iteration {trainer.step:,} of {trainer.total_steps:,}")
     elif config.model.weights is None and config.model.backbone_weights is None:
@@ -198,7 +197,7 @@ def warn_of_normalization(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def make_model(config: Config, *, fresh: bool) -> tuple[Model, list[str]]:
-    """The model with the weights it starts from, and the names of heads that did not fit those; not `fresh`, it gets its own later."""
+    """The model with the weights it starts from, and how those fit; not `fresh`, it gets its own later."""
     if fresh and config.model.weights is None:
         warn_of_normalization(config.model, config.train)
         return build_model(config.model), []

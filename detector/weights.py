@@ -6,7 +6,7 @@ Known are biubug6/Pytorch_Retinaface, yakhyo/retinaface-pytorch and torchvision'
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from config import ModelConfig, from_dict
 from detector.backbone import fetch, identify_backbone, last_stages, rename_published_stage
 from detector.models import Model, build_model
+from detector.retinaface import RetinaFace
 from detector.torchvision_detectors import torchvision_state
 from utils.checkpoint import match_keys, read_checkpoint, state_dict_of
 
@@ -36,6 +37,10 @@ PUBLISHED_HEADS = {
     "bbox_head.bbox_head": "box_head",
     "landmark_head.landmark_head": "landmark_head",
 }
+# The modules that each level has one of; the coarsest one has no merge.
+LEVEL_MODULE = re.compile(
+    r"(?P<part>fpn\.lateral|fpn\.merge|ssh|class_head|box_head|landmark_head)\.(?P<level>\d+)\.(?P<rest>.+)"
+)
 PUBLISHED_HEAD = re.compile(rf"({'|'.join(PUBLISHED_HEADS)})\.(\d)\.(?:conv1x1\.)?")
 
 
@@ -55,25 +60,77 @@ def load_model(path: str | Path) -> Model:
 
 
 def start_from(model: Model, path: str | Path) -> list[str]:
-    """Give a model the weights in a file, and return the names of its heads that do not fit them and so start anew.
+    """Give a model the weights in a file; return a sentence on each part that they do not fill as it is.
 
-    "default" are torchvision's own for one of its detectors, trained on COCO. ValueError where the body, the FPN or the SSH modules do
-    not fit: that would be another network.
+    "default" are torchvision's own for one of its detectors, trained on COCO. Levels are matched by
+    their stride. One that the file lacks takes the modules of the nearest coarser one, see
+    `match_levels`. Heads of other shapes start from random weights. ValueError where the body, the
+    FPN or the SSH modules do not fit: that would be another network.
     """
+    config = model.config
     if path == "default":
-        architecture = model.config.architecture
-        state = torchvision_state(fetch(architecture, setting="model.weights"), architecture, source=path)
+        state = torchvision_state(fetch(config.architecture, setting="model.weights"), config.architecture, source=path)
     else:
-        _, state = read_weights(path)
+        config, state = read_weights(path)
     own = model.state_dict()
+    notes: list[str] = []
+    if isinstance(model, RetinaFace) and config.architecture == "retinaface":
+        state, notes = match_levels(state, strides_of(config), list(model.levels.values()), source=path)
+        # Layers behind the last level are not part of a body.
+        state = {name: value for name, value in state.items() if name in own or not name.startswith("body.")}
 
     def head_of(name: str) -> str:
         return next((head for head in model.heads if name.startswith(head + ".")), "")
 
-    match_keys({n: v for n, v in state.items() if not head_of(n)}, {n: v for n, v in own.items() if not head_of(n)}, source=path)
+    lateral = {name for name in own if name.startswith("fpn.lateral.") and name not in state}
+    fixed = {name: value for name, value in own.items() if not head_of(name) and not (notes and name in lateral)}
+    match_keys({n: v for n, v in state.items() if not head_of(n)}, fixed, source=path)
     anew = {head_of(n) for n in own if head_of(n) and (n not in state or state[n].shape != own[n].shape)}
     model.load_state_dict({n: v for n, v in state.items() if n in own and head_of(n) not in anew}, strict=False)
-    return sorted(anew)
+    if anew:
+        notes.append(f"{', '.join(sorted(anew))} did not fit and {'starts' if len(anew) == 1 else 'start'} from random weights")
+    return notes
+
+
+def strides_of(config: ModelConfig) -> list[int]:
+    """Return the strides of the levels of a RetinaFace, finest first."""
+    return list(RetinaFace(replace(config, weights=None, backbone_weights=None)).levels.values())
+
+
+def match_levels(
+    state: Mapping[str, Tensor], found: Sequence[int], wanted: Sequence[int], *, source: str | Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Renumber the modules of a RetinaFace with levels of strides `found` for one with those `wanted`.
+
+    A level that is not found takes the SSH module, the FPN merge and the heads of the nearest coarser
+    one: what they say is relative to the size of a prior. Its lateral convolution has other input
+    channels, and is left out. Returns the weights and a sentence on each level that is not found or
+    not wanted. ValueError where there is no coarser level.
+    """
+    parts: dict[int, dict[str, dict[str, Tensor]]] = {}
+    matched: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if at := LEVEL_MODULE.match(name):
+            parts.setdefault(int(at["level"]), {}).setdefault(at["part"], {})[at["rest"]] = value
+        else:
+            matched[name] = value
+    notes = []
+    for level, stride in enumerate(wanted):
+        coarser = [each for each in found if each >= stride]
+        if not coarser:
+            raise ValueError(f"{source}: weights of another network: its levels have strides {list(found)}, expected {list(wanted)}")
+        nearest = min(coarser)
+        for part, weights in parts.get(found.index(nearest), {}).items():
+            is_lateral, is_merge = part == "fpn.lateral", part == "fpn.merge"
+            if not (is_lateral and nearest != stride) and not (is_merge and level == len(wanted) - 1):
+                matched |= {f"{part}.{level}.{rest}": value for rest, value in weights.items()}
+        if nearest != stride:
+            notes.append(
+                f"the level of stride {stride} takes SSH, FPN merge and heads from that of stride {nearest}; "
+                "its lateral convolution starts from random weights"
+            )
+    notes += [f"its level of stride {stride} is not used" for stride in found if stride not in wanted]
+    return matched, notes
 
 
 def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -137,13 +139,60 @@ def test_start_from_names_the_heads_that_do_not_fit(tmp_path: Path) -> None:
     assert start_from(same, path) == []
     assert torch.equal(same.class_head[0].conv.weight, load_model(path).class_head[0].conv.weight)
     other = RetinaFace(ModelConfig(backbone="mobilenet0.25", channels=64, min_sizes=((16, 24, 32), (64, 128), (256, 512))))
-    assert start_from(other, path) == ["box_head", "class_head", "landmark_head"]
+    (note,) = start_from(other, path)
+    assert note == "box_head, class_head, landmark_head did not fit and start from random weights"
     assert torch.equal(other.body.state_dict()["stem.0.0.weight"], same.body.state_dict()["stem.0.0.weight"])
     without = RetinaFace(ModelConfig(backbone="mobilenet0.25", channels=64, landmarks=False))
     assert start_from(without, path) == []
-    assert start_from(RetinaFace(SMALL), save(without, tmp_path / "without.pth")) == ["landmark_head"]
+    (note,) = start_from(RetinaFace(SMALL), save(without, tmp_path / "without.pth"))
+    assert note == "landmark_head did not fit and starts from random weights"
     with pytest.raises(ValueError, match=r"weights of another network: missing body\."):
         start_from(RetinaFace(ModelConfig(backbone="resnet18")), path)
+
+
+def test_finer_level_starts_from_the_one_above_it(tmp_path: Path) -> None:
+    source = randomized(SMALL)
+    sizes = ((8, 11), (16, 32), (64, 128), (256, 512))
+    model = RetinaFace(replace(SMALL, min_sizes=sizes))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (note,) = start_from(model, save(source, tmp_path / "three.pth"))
+    assert note == (
+        "the level of stride 4 takes SSH, FPN merge and heads from that of stride 8; "
+        "its lateral convolution starts from random weights"
+    )
+    after, theirs = model.state_dict(), source.state_dict()
+    for name, value in after.items():
+        part, *rest = re.split(r"\.(\d)\.", name, maxsplit=1)
+        if part.startswith("body"):
+            expected = theirs[name]
+        elif name.startswith("fpn.lateral.0."):
+            expected = before[name]
+        else:
+            level = int(rest[0])
+            expected = theirs[f"{part}.{max(0, level - 1)}.{rest[1]}"]
+        assert torch.equal(value, expected), name
+
+
+def test_coarser_levels_alone_start_from_their_own(tmp_path: Path) -> None:
+    source = randomized(SMALL)
+    path = save(source, tmp_path / "three.pth")
+    model = RetinaFace(replace(SMALL, min_sizes=((64, 128), (256, 512))))
+    assert start_from(model, path) == ["its level of stride 8 is not used"]
+    for level in (0, 1):
+        ours, theirs = model.ssh[level].state_dict(), source.ssh[level + 1].state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    fine = RetinaFace(replace(SMALL, return_layers=("stem", "stage1", "stage2")))
+    (unused, *notes) = start_from(fine, path)[::-1]
+    assert unused == "its level of stride 32 is not used" and len(notes) == 1
+    with pytest.raises(ValueError, match=r"its levels have strides \[4, 8, 16\], expected \[8, 16, 32\]"):
+        start_from(RetinaFace(SMALL), save(fine, tmp_path / "fine.pth"))
+
+
+def test_start_of_other_channels_is_another_network(tmp_path: Path) -> None:
+    path = save(randomized(SMALL), tmp_path / "w.pth")
+    sizes = ((8, 11), (16, 32), (64, 128), (256, 512))
+    with pytest.raises(ValueError, match="weights of another network: "):
+        start_from(RetinaFace(replace(SMALL, channels=48, min_sizes=sizes)), path)
 
 
 def test_backbone_starts_from_an_imagenet_file_without_its_classifier(tmp_path: Path) -> None:
