@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from detector.face_detector import FaceDetector
 from detector.finder import Finder
 from detector.weights import SHIPPED, describe_weights
 from utils.arrays import FloatArray
-from utils.average_precision import precision_recall, size_metrics, threshold_metrics
+from utils.average_precision import best_f1, precision_recall, size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
 from utils.files import concerns_one_file, whole_file
 from utils.image_header import have_many_sizes
@@ -133,7 +134,8 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     official = None
     if arguments.ground_truth:
         official = faces_of_images(dataset.imgs_path, read_ground_truth(arguments.ground_truth), source="--ground-truth")
-    detector = load_detector(arguments.weights, test, photos=dataset.imgs_path)
+    detector = load_detector(arguments, test, photos=dataset.imgs_path)
+    test = detector.config
     bar = progress("scoring", total=dataset.num_images, unit="image")
     with (
         bar,
@@ -166,7 +168,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
         "labels": arguments.labels,
         "ground_truth": arguments.ground_truth,
         **{key.partition(".")[2]: to_dict(config)["data"][key.partition(".")[2]] for key in LABEL_SETTINGS},
-        **to_dict(config)["test"],
+        **to_dict(replace(config, test=test))["test"],
         "device": str(detector.network.device),
         "precision": detector.network.precision,
     }
@@ -176,12 +178,23 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     return finish([*evaluation.faults, *unwritten], output)
 
 
-def load_detector(weights: str, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
-    """The detector, prepared for the sizes of some photos; prints whether its weights are averaged."""
+def load_detector(arguments: argparse.Namespace, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
+    """The detector, prepared for the sizes of some photos; prints whether its weights are averaged.
+
+    It draws from the confidence that the command line names, else the weights file, else the default;
+    prints which.
+    """
     keep_few_primitives(many_sizes=not config.size.startswith("long:") and have_many_sizes(photos))
-    detector = FaceDetector.from_checkpoint(weights, config.device, config=config)
-    if description := describe_weights(weights):
+    detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
+    if description := describe_weights(arguments.weights):
         print(description)
+    source = "the default"
+    if any(word.startswith("test.draw_confidence=") for word in arguments.settings):
+        source = "as asked for"
+    elif detector.draw_confidence is not None:
+        source = f"of {arguments.weights}"
+        detector.config = replace(config, draw_confidence=detector.draw_confidence)
+    print(f"drawing detections from confidence {detector.config.draw_confidence:g} ({source})")
     return detector
 
 
@@ -191,6 +204,8 @@ def more_metrics(evaluation: Evaluation, *, draw_confidence: float) -> dict[str,
     metrics: dict[str, Any] = {"at_draw_confidence": threshold_metrics(detections, matches, confidence=draw_confidence)}
     if not evaluation.metrics["faces"]:
         return metrics
+    if best := best_f1([each.scores for each in detections], matches):
+        metrics["best_f1"] = best
     metrics["by_size"] = size_metrics(detections, targets, matches)
     try:
         metrics |= coco_metrics(detections, targets)
@@ -221,7 +236,8 @@ def draw_scores(evaluation: Evaluation, path: Path, *, draw_confidence: float) -
     if "ap50" not in evaluation.metrics:
         return
     title = f"AP50 {evaluation.metrics['ap50']:.4f}"
-    panels = {title: precision_recall([each.scores for each in evaluation.detections], evaluation.matches)}
+    _, *curve = precision_recall([each.scores for each in evaluation.detections], evaluation.matches)
+    panels = {title: (curve[0], curve[1])}
     at = threshold_metrics(evaluation.detections, evaluation.matches, confidence=draw_confidence)
     marks = {}
     if "precision" in at:
@@ -291,6 +307,10 @@ def summary(metrics: Mapping[str, Any]) -> str:
         figures = [f"{name} {at[name]:.4f}" for name in ("precision", "recall", "f1") if name in at]
         figures.append(f"{at['false_positives_per_image']:.2f} false positives an image")
         lines.append(f"at confidence {at['confidence']:g}: {', '.join(figures)}")
+    if "best_f1" in metrics:
+        best = metrics["best_f1"]
+        figures = [f"{name} {best[name]:.4f}" for name in ("f1", "precision", "recall")]
+        lines.append(f"best f1 at confidence {best['confidence']:.3f}: {', '.join(figures)}")
     if "by_size" in metrics:
         groups = ", ".join(f"{size} px {group['ap50']:.4f} ({group['faces']:,})" for size, group in metrics["by_size"].items())
         lines.append(f"AP50 by size (faces): {groups}")
@@ -314,7 +334,7 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     if arguments.show:
         check_display()
     photos = [str(source) for source in sources if source.is_image]
-    detector = load_detector(arguments.weights, config, photos=photos)
+    detector = load_detector(arguments, config, photos=photos)
     with (
         StopRequest() as stop,
         stale_results_removed(output, [SHEET]),

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from config import Config, to_dict
 from detector.network import face_scores, fuse
-from detector.onnx_network import INPUT, OUTPUTS, SETTINGS, OnnxNetwork, missing
+from detector.onnx_network import DRAW_CONFIDENCE, INPUT, OUTPUTS, SETTINGS, OnnxNetwork, missing
 from detector.retinaface import RetinaFace
-from detector.weights import load_model
+from detector.weights import load_model, read_draw_confidence
 from utils.box_utils import decode, decode_landmarks
 from utils.files import whole_file
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
@@ -76,7 +76,10 @@ def export(weights: str | Path, output: str | Path) -> None:
             dynamo=False,
         )
         graph = onnx.load(str(partial))
-        onnx.helper.set_model_props(graph, {SETTINGS: json.dumps(to_dict(Config(model=model.config))["model"])})
+        properties = {SETTINGS: json.dumps(to_dict(Config(model=model.config))["model"])}
+        if (confidence := read_draw_confidence(weights)) is not None:
+            properties[DRAW_CONFIDENCE] = json.dumps(confidence)
+        onnx.helper.set_model_props(graph, properties)
         onnx.checker.check_model(graph)
         onnx.save(graph, str(partial))
 

@@ -19,7 +19,7 @@ from detector.merging import ALL_SIZES, gates, in_gate, join, vote
 from detector.models import Model, make_network
 from detector.network import Candidates, Network
 from detector.onnx_network import OnnxNetwork
-from detector.weights import SHIPPED, load_model
+from detector.weights import SHIPPED, load_model, read_draw_confidence
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS
 from utils.devices import pick_device
@@ -56,6 +56,7 @@ class FaceDetector:
         """A model is copied as it stands now, and left as it is."""
         self.network = make_network(network, config.precision) if isinstance(network, nn.Module) else network
         self.config = config
+        self.draw_confidence: float | None = None    # the one that a weights file names
 
     @classmethod
     def from_checkpoint(cls, path: str | Path = SHIPPED, device: str = "auto", *, config: TestConfig = TestConfig()) -> FaceDetector:
@@ -65,8 +66,13 @@ class FaceDetector:
         FileNotFoundError or ValueError that names the file.
         """
         if Path(path).suffix.lower() == ".onnx":
-            return cls(OnnxNetwork(path, device), config)
-        return cls(load_model(path).to(pick_device(device)), config)
+            network = OnnxNetwork(path, device)
+            detector, named = cls(network, config), network.draw_confidence
+        else:
+            detector = cls(load_model(path).to(pick_device(device)), config)
+            named = read_draw_confidence(path)
+        detector.draw_confidence = named
+        return detector
 
     @overload
     def __call__(self, images: Image) -> Detections: ...    # type: ignore[overload-overlap]

@@ -17,6 +17,7 @@ from detector.network import Candidates, best_of, fill_color
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "landmarks")
 SETTINGS = "model"    # the key of the metadata that holds the settings of the model
+DRAW_CONFIDENCE = "draw_confidence"    # and that of the confidence from which detections are drawn
 
 
 class OnnxNetwork:
@@ -47,7 +48,9 @@ class OnnxNetwork:
             providers = [("CUDAExecutionProvider", {"use_tf32": 0}), *providers]
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=providers)
-            settings = json.loads(self.session.get_modelmeta().custom_metadata_map[SETTINGS])
+            metadata = self.session.get_modelmeta().custom_metadata_map
+            settings = json.loads(metadata[SETTINGS])
+            self.draw_confidence = json.loads(metadata.get(DRAW_CONFIDENCE, "null"))
         except Exception as error:    # it raises what it likes
             raise ValueError(f"{path}: not an ONNX file of detector.export: {' '.join(str(error).split())[:100]}") from None
         self.config: ModelConfig = from_dict({"model": settings}, source=f"{path}: ").model

@@ -170,6 +170,16 @@ def describe_weights(path: str | Path) -> str:
     return f"{path}: averaged weights of step {checkpoint['step']:,}"
 
 
+def read_draw_confidence(path: str | Path) -> float | None:
+    """Return the confidence from which detections are drawn that a weights file names, or None."""
+    value = read_checkpoint(path).get("draw_confidence")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{path}: draw_confidence: expected a number from 0 to 1, found {value!r}")
+    return float(value)
+
+
 def torchvision_config(state: Mapping[str, Any]) -> ModelConfig:
     """The detector that one of torchvision's own files belongs to."""
     kind = "retinanet" if "head.classification_head.cls_logits.weight" in state else "fasterrcnn"

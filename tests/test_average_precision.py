@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from utils.average_precision import (
     Matches,
     average_precision,
+    best_f1,
     match_detections,
     precision_recall,
     size_metrics,
@@ -71,10 +72,24 @@ def test_curve_has_recall_and_precision_after_each_detection() -> None:
     scores = [np.array([0.9, 0.5, 0.4], np.float32), np.array([0.8, 0.3], np.float32)]
     wanted = np.array([True, True])
     matches = [Matches(np.array([0, -2, 1]), wanted), Matches(np.array([-1, 1]), wanted)]
-    recall, precision = precision_recall(scores, matches)
+    score, recall, precision = precision_recall(scores, matches)
+    assert score.tolist() == pytest.approx([0.9, 0.8, 0.4, 0.3])
     assert recall.tolist() == [0.25, 0.25, 0.5, 0.75]
     assert precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3, 3 / 4])
     assert precision_recall([], [])[0].shape == (0,)
+    assert best_f1(scores, matches) == pytest.approx(
+        {"confidence": 0.3, "precision": 0.75, "recall": 0.75, "f1": 0.75}
+    )
+    assert best_f1([], []) == {}
+
+
+def test_best_f1_takes_all_detections_of_a_score() -> None:
+    wanted = np.array([True])
+    found = np.array([0, -1, -1])
+    scores = np.array([0.5, 0.5, 0.4], np.float32)
+    expected = {"confidence": 0.5, "precision": 0.5, "recall": 1, "f1": 2 / 3}
+    assert best_f1([scores], [Matches(found, wanted)]) == pytest.approx(expected)
+    assert best_f1([scores], [Matches(found - 1, wanted)]) == {}
 
 
 def test_equal_scores_are_ranked_by_image_then_order() -> None:

@@ -55,26 +55,45 @@ def average_precision(scores: Sequence[NDArray[np.float32]], matches: Sequence[M
 
     Detections are ranked by score over all images, equal ones by image and then by their order in it. 0 where no face is wanted.
     """
-    recall, precision = precision_recall(scores, matches)
+    _, recall, precision = precision_recall(scores, matches)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float((envelope * np.diff(recall, prepend=0)).sum())
 
 
 def precision_recall(
     scores: Sequence[NDArray[np.float32]], matches: Sequence[Matches]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return recall (N,) and precision (N,) after each detection, in the order of `average_precision`.
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the score (N,) of each detection, and recall (N,) and precision (N,) after it, in the
+    order of `average_precision`.
 
     Empty where no face is wanted. Detections of ignored faces are left out.
     """
     faces = sum(int(match.wanted.sum()) for match in matches)
     if not faces or not scores:
-        return np.zeros(0), np.zeros(0)
+        return np.zeros(0, np.float32), np.zeros(0), np.zeros(0)
     score, found = np.concatenate(scores), np.concatenate([match.found for match in matches])
     counted = found != -2
     score, found = score[counted], found[counted]
-    right = np.cumsum(found[np.argsort(-score, kind="stable")] >= 0)
-    return right / faces, right / np.arange(1, len(right) + 1)
+    order = np.argsort(-score, kind="stable")
+    right = np.cumsum(found[order] >= 0)
+    return score[order], right / faces, right / np.arange(1, len(right) + 1)
+
+
+def best_f1(scores: Sequence[NDArray[np.float32]], matches: Sequence[Matches]) -> dict[str, float]:
+    """Return the confidence at which F1 is highest, with precision, recall and f1 there.
+
+    Of several such confidences it is the highest. Empty where no face is wanted or nothing is right.
+    """
+    score, recall, precision = precision_recall(scores, matches)
+    # A confidence draws all detections of equal score.
+    last = np.append(score[1:] != score[:-1], True)[: len(score)]
+    score, recall, precision = score[last], recall[last], precision[last]
+    if not recall.any():
+        return {}
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
+    best = int(f1.argmax())
+    values = score[best], precision[best], recall[best], f1[best]
+    return dict(zip(("confidence", "precision", "recall", "f1"), map(float, values), strict=True))
 
 
 def threshold_metrics(
