@@ -17,7 +17,7 @@ from utils.import_errors import PACKAGES, explain
 
 COMMANDS = [
     ["train.py", "--help"], ["test.py", "--help"], ["analyze_data.py", "--help"],
-    *(["-m", module, "--help"] for module in ("detector.summary", "detector.export", "detector.compare", "data.synthetic")),
+    *(["-m", module, "--help"] for module in ("detector.summary", "detector.export", "detector.compare", "detector.average", "data.synthetic")),
 ]    # fmt: skip
 
 
