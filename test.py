@@ -7,6 +7,8 @@ import utils.import_errors  # noqa: F401 - the first, since it explains the erro
 # isort: split
 import argparse
 import json
+import math
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from data.ground_truth import faces_of_images, read_ground_truth
 from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
 from detector.finder import Finder
+from detector.labelling import label_images
 from detector.weights import SHIPPED, describe_weights
 from utils.arrays import FloatArray
 from utils.average_precision import best_f1, precision_recall, size_metrics, threshold_metrics
@@ -35,6 +38,7 @@ from utils.memory import keep_few_primitives
 from utils.plots import plot_curves
 from utils.predictions import guess_form, prediction_path, read_predictions, write_predictions
 from utils.progress import progress
+from utils.pseudo_labels import CocoLabels, find_by_path, overlaps_face, read_detections, read_head_points
 from utils.results import FreeNames, check_replaceable, stale_results_removed
 from utils.script import (
     DONE,
@@ -65,7 +69,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="test.py",
         usage="test.py SOURCE ... [--weights FILE] [--output DIR] [--show] [key=value ...]\n"
-        "       test.py --labels FILE ... [--weights FILE] [--images DIR] [--ground-truth DIR] [--output DIR] [key=value ...]\n"
+        "       test.py SOURCE ... --write-labels FILE [--head-points FILE ...] [--second FILE] [--weights FILE] [key=value ...]\n"
+        "       test.py --labels FILE ... [--weights FILE] [--images DIR] [--ground-truth DIR] [--output DIR]\n"
+        "               [--write-labels FILE] [key=value ...]\n"
         "       test.py --predictions DIR --ground-truth DIR [--output DIR]",
         description="Find the faces in images, videos or a camera and draw them; or, with --labels, score a detector on labelled sets; or, "
         "with --predictions, score saved detections by the protocol of WIDER FACE.",
@@ -86,11 +92,23 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = f"(default: weights/{SHIPPED.name}, which comes with the code)"
     parser.add_argument("--weights", metavar="FILE", help=f"checkpoint of train.py, published RetinaFace weights, or .onnx file {default}")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
+    parser.add_argument(
+        "--write-labels", metavar="FILE", type=Path,
+        help="instead of drawing, write the detections of images as a COCO label: faces from test.draw_confidence on, ignored "
+        "ones from test.confidence on; with --labels, add those that overlap no labeled face as ignored ones",
+    )  # fmt: skip
+    parser.add_argument(
+        "--head-points", metavar="FILE", type=Path, nargs="+", default=[],
+        help="JSON of head centers by image: of the images named, label only detections with one inside",
+    )  # fmt: skip
+    parser.add_argument("--second", metavar="FILE", type=Path, help="detections.jsonl of another detector, to combine for labels")
     parser.add_argument("--show", action="store_true", help="show drawn images and frames in a window; any key goes on, q ends")
     arguments = parser.parse_intermixed_args(argv)
     # A list option takes the words behind it, settings included.
     settings, arguments.sources = split_settings(arguments.words)
     more_settings, arguments.labels = split_settings(arguments.labels)
+    words, points = split_settings(list(map(str, arguments.head_points)))
+    more_settings, arguments.head_points = [*more_settings, *words], list(map(Path, points))
     arguments.settings = [*settings, *more_settings, *([f"data.images={arguments.images}"] if arguments.images else [])]
     check_combination(arguments)
     arguments.weights = arguments.weights or str(SHIPPED)
@@ -103,6 +121,15 @@ def check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError("expected either images to look at (SOURCE ...), or sets to score on (--labels FILE ...), or --predictions DIR")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ValueError(f"--output {arguments.output}: expected a folder, found a file")
+    if (arguments.head_points or arguments.second) and not (arguments.write_labels and arguments.sources):
+        raise ValueError("--head-points, --second: go with SOURCE ... --write-labels FILE")
+    if arguments.write_labels and (arguments.predictions or arguments.show):
+        raise ValueError("--write-labels: goes with SOURCE ... or --labels, and without --show")
+    if arguments.write_labels and arguments.write_labels.is_dir():
+        raise ValueError(f"--write-labels {arguments.write_labels}: expected a file, found a folder")
+    labels = {Path(path).resolve() for path in arguments.labels}
+    if arguments.write_labels and arguments.write_labels.resolve() in labels:
+        raise ValueError(f"--write-labels {arguments.write_labels}: would write over a label that is read; name another file")
     if arguments.images and not arguments.labels:
         raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
     if arguments.show and not arguments.sources:
@@ -147,8 +174,12 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
         names = FreeNames()
         unwritten: list[str] = []
 
+        labels = CocoLabels()
+
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
+            if arguments.write_labels:
+                add_photo(labels, photo, detections)
             listing.add(photo.path, photo.image, detections.above(test.draw_confidence), target=photo.target)
             path = prediction_path(output / "predictions", photo.name)
             try:
@@ -175,6 +206,8 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     metrics = {**evaluation.metrics, **more_metrics(evaluation, draw_confidence=test.draw_confidence), "settings": settings}
     write_metrics(metrics, output)
     print(summary(metrics))
+    if arguments.write_labels:
+        write_coco(labels, arguments.write_labels)
     return finish([*evaluation.faults, *unwritten], output)
 
 
@@ -355,9 +388,63 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
     return INTERRUPTED if stop.requested and not is_done else code
 
 
+def label(arguments: argparse.Namespace, config: TestConfig) -> int:
+    """Write the detections of images as a COCO label."""
+    found = [source for word in arguments.sources for source in find_sources(word, exclude=arguments.write_labels)]
+    paths = []
+    for source in found:
+        if not source.is_image:
+            raise ValueError(f"--write-labels: expected images, found {source}")
+        paths.append(Path(str(source)).absolute())
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    names = list(dict.fromkeys(path.relative_to(folder).as_posix() for path in paths))
+    head_points = read_head_points(arguments.head_points)
+    second = read_detections(arguments.second) if arguments.second else {}
+    for option, named in (("--head-points", head_points), ("--second", second)):
+        if named and not any(find_by_path(name, named) for name in names):
+            raise ValueError(f"{option}: names none of the {len(names):,} images, such as {names[0]}")
+    detector = load_detector(arguments, config, photos=paths)
+    labels = CocoLabels()
+    with StopRequest() as stop:
+        faults = label_images(
+            detector, folder, names, labels, head_points=head_points, second=second, should_stop=lambda: stop.requested
+        )
+        if stop.requested:    # a part of a set is no label of it
+            return INTERRUPTED
+    if not labels.images:
+        raise ValueError(f"no image readable of {len(names)}: {faults[0]}")
+    write_coco(labels, arguments.write_labels)
+    if folder != (arguments.write_labels.parent / "images").absolute():
+        print(f"its images lie in {folder}: use it with data.images={folder}")
+    return list_left_out(faults)
+
+
+def write_coco(labels: CocoLabels, path: Path) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(labels.to_json()) + "\n", encoding="utf-8")
+    print(f"written {path}: {labels.describe()}")
+
+
+def add_photo(labels: CocoLabels, photo: Photo, detections: Detections) -> None:
+    """Add a labelled photo with all of its faces, and what overlaps none of them as ignored."""
+    assert photo.image is not None
+    height, width = photo.image.shape[:2]
+    labels.add_image(photo.name, width=width, height=height)
+    boxes, landmarks, known, ignore = (part.numpy() for part in photo.target.parts())
+    for face in zip(boxes, landmarks, known, ignore, strict=True):
+        labels.add_face(*face[:3], ignore=bool(face[3]))
+    others = detections.where(~overlaps_face(detections.boxes, photo.target))
+    labels.add_detections(others, confidence=math.inf, width=width, height=height)
+
+
 def finish(faults: Sequence[str], output: Path) -> int:
     """Say where the results are and which inputs were bad."""
     print(f"written to {output}")
+    return list_left_out(faults)
+
+
+def list_left_out(faults: Sequence[str]) -> int:
+    """Say which inputs were bad; returns the exit code."""
     for fault in faults[:FAULTS_SHOWN]:
         print(f"test.py: left out: {one_line(fault)}", file=sys.stderr)
     if len(faults) > FAULTS_SHOWN:
@@ -370,7 +457,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.predictions:
         return score_predictions(arguments.predictions, arguments.ground_truth, arguments.output)
     config = read_settings(arguments.settings, to_draw=bool(arguments.sources))
-    return score(arguments, config) if arguments.labels else find(arguments, config.test)
+    if arguments.labels:
+        return score(arguments, config)
+    return label(arguments, config.test) if arguments.write_labels else find(arguments, config.test)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def draw_photos(
 
     numbers = takewhile(lambda _: not should_stop(), range(len(jobs)))
     photos = run_ahead(read, numbers, threads=THREADS, ahead=AT_A_TIME)
-    return run_ahead(write, _detect(detector, photos, size=AT_A_TIME), threads=THREADS, ahead=AT_A_TIME)
+    return run_ahead(write, detect_pictures(detector, photos, size=AT_A_TIME), threads=THREADS, ahead=AT_A_TIME)
 
 
 def draw_video(
@@ -99,10 +99,11 @@ def draw_video(
     # One thread reads, another writes: the order is that of the video.
     frames = run_ahead(lambda number: Picture(number, reader.read()), numbers, threads=1, ahead=size)
     frames = takewhile(lambda frame: frame.image is not None, frames)
-    return run_ahead(write, _detect(detector, frames, size=size), threads=1, ahead=size)
+    return run_ahead(write, detect_pictures(detector, frames, size=size), threads=1, ahead=size)
 
 
-def _detect(detector: FaceDetector, pictures: Iterable[Picture], *, size: int) -> Iterator[Picture]:
+def detect_pictures(detector: FaceDetector, pictures: Iterable[Picture], *, size: int) -> Iterator[Picture]:
+    """Yield pictures with what is detected in them, at most `size` at a time; those without pixels as they are."""
     for batch in batched(pictures, size=size, weight=_pixels, heaviest=PIXELS_AT_A_TIME):
         found = iter(detector.detect([picture.image for picture in batch if picture.image is not None]))
         for picture in batch:

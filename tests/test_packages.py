@@ -17,7 +17,8 @@ from utils.import_errors import PACKAGES, explain
 
 COMMANDS = [
     ["train.py", "--help"], ["test.py", "--help"], ["analyze_data.py", "--help"],
-    *(["-m", module, "--help"] for module in ("detector.summary", "detector.export", "detector.compare", "detector.average", "data.synthetic")),
+    *(["-m", f"detector.{module}", "--help"] for module in ("summary", "export", "compare", "average")),
+    ["-m", "data.synthetic", "--help"],
 ]    # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.alignment import align_face
-from utils.arrays import FloatArray, Image
+from utils.arrays import BoolArray, FloatArray, Image
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ class Detections:
 
     def above(self, confidence: float) -> Detections:
         """Those whose score reaches `confidence`."""
-        keep = self.scores >= confidence
+        return self.where(self.scores >= confidence)
+
+    def where(self, keep: BoolArray) -> Detections:
+        """Those that `keep` (N,) marks."""
         landmarks = None if self.landmarks is None else self.landmarks[keep]
         masks = None if self.masks is None else self.masks[keep]
         return Detections(self.boxes[keep], self.scores[keep], landmarks, masks, self.class_name)
