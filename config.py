@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-TEST_SIZE = re.compile(r"original|x(?=.*[1-9])\d+(\.\d+)?|long:[1-9]\d*|short:[1-9]\d*:[1-9]\d*")
+TEST_SIZE = re.compile(r"original|auto|x(?=.*[1-9])\d+(\.\d+)?|long:[1-9]\d*|short:[1-9]\d*:[1-9]\d*")
 
 
 BackboneName = Literal[
@@ -143,7 +143,8 @@ class TrainConfig:
 class TestConfig:
     __test__ = False    # keeps pytest from taking the class for tests
 
-    # original, x2 (times two), long:640 (long side, padded to a square of that side), short:1600:2150 (short side, long side at most)
+    # original, auto (x2 where the long side is under 1280), x2 (times two), long:640 (long side, padded to a
+    # square of that side), short:1600:2150 (short side, long side at most)
     size: str = "original"
     max_side: int = setting(4096, low=32)    # a larger image is looked at with this long side; ResNet50 takes 5 GB for 4096 x 4096
     scales: tuple[float, ...] = setting((1.0,), above=0)    # look at each image once for each of these, times `size`, and merge
@@ -303,7 +304,7 @@ def _check(config: Config, source: str) -> None:
     if not config.test.scales:
         raise ValueError(f"{source}test.scales: expected at least one, found none")
     if not TEST_SIZE.fullmatch(config.test.size):
-        raise ValueError(f"{source}test.size: expected original, x2, long:640 or short:1600:2150, found {config.test.size!r}")
+        raise ValueError(f"{source}test.size: expected original, auto, x2, long:640 or short:1600:2150, found {config.test.size!r}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from utils.files import whole_file
-from utils.images import FORMATS, IMAGE_SUFFIXES, decode_image, read_image, write_image
+from utils.images import FORMATS, IMAGE_SUFFIXES, decode_image, read_image, resize_factor, write_image
 
 # The EXIF block of a JPEG whose camera was turned a quarter to the left: orientation 6.
 EXIF_TURNED = bytes.fromhex("ffe1002245786966000049492a00080000000100120103000100000006000000000000 00".replace(" ", ""))
@@ -159,3 +159,8 @@ def test_every_image_suffix_is_one_that_can_be_read(suffix: str, tmp_path: Path)
 def test_usual_image_suffixes_are_always_known() -> None:
     usual = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
     assert usual <= IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize(("width", "height", "factor"), [(1279, 9, 2), (9, 1279, 2), (1280, 9, 1), (9, 1280, 1)])
+def test_auto_enlarges_images_with_a_short_long_side(width: int, height: int, factor: float) -> None:
+    assert resize_factor("auto", width, height) == factor

@@ -19,6 +19,7 @@ if not hasattr(cv2.utils, "logging"):    # older ones decode half a JPEG, with a
 # What OpenCV says of a damaged file names no file; read_image does.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+SMALL_IMAGE = 1280    # pixels; images of a smaller long side are enlarged by the test size `auto`
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")    # but those within the coded pixels
@@ -153,10 +154,12 @@ def write_image(path: str | Path, image: Image) -> None:
 
 
 def resize_factor(size: str, width: int, height: int) -> float:
-    """What the sides of a photo are multiplied by for a test size: original, x2 (times two), long:640 (long side), short:1600:2150
-    (short side, long side at most)."""
+    """Return what the sides of an image are multiplied by for a test size: original, auto (2 where the long side is under 1280, else 1),
+    x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most)."""
     if size == "original":
         return 1.0
+    if size == "auto":
+        return 2.0 if max(width, height) < SMALL_IMAGE else 1.0
     if size.startswith("x"):
         return float(size[1:])
     kind, *limits = size.split(":")
