@@ -53,10 +53,10 @@ def test_number_of_drawn_faces_is_printed(
     words = ["--weights", untrained, "--output", tmp_path, "test.draw_confidence=0.45"]
     result = run("test", one, *words)
     faces = len(lines(tmp_path)[0]["detections"])
-    assert result.out.startswith(f"{faces:,} face{'s' * (faces != 1)} in {one}, ")
+    assert f"\n{faces:,} face{'s' * (faces != 1)} in {one}, " in result.out
     result = run("test", drawn_set.parent / "images", *words)
     faces = sum(len(row["detections"]) for row in lines(tmp_path))
-    assert result.out.startswith(f"{faces:,} faces in 12 photos, ")
+    assert f"\n{faces:,} faces in 12 photos, " in result.out
 
 
 def test_only_confident_faces_are_listed(drawn_set: Path, tmp_path: Path, untrained: Path, run: RunScript) -> None:
@@ -121,7 +121,7 @@ def test_labelled_set_is_scored_and_its_first_images_drawn(drawn_set: Path, tmp_
     result = run("test", "--labels", drawn_set, "test.size=long:96", "--weights", untrained, "--output", tmp_path, "test.nms=0.3")
     assert result.code == 0, result.err
     saved = {f"predictions/drawn_{number:04}.txt" for number in range(12)}
-    assert files(tmp_path) - {"landmark_errors.png"} == {"detections.jsonl", "detections.png", "metrics.json"} | saved
+    assert files(tmp_path) - {"landmark_errors.png"} == {"detections.jsonl", "detections.png", "metrics.json", "pr_curves.png"} | saved
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 12 and metrics["faces"] > 12 and 0 <= metrics["ap50"] < 0.5
     assert metrics["settings"]["size"] == "long:96" and metrics["settings"]["nms"] == 0.3

@@ -201,6 +201,8 @@ class Planted:
     """A network that finds given faces, in fractions of what it is shown, of a mirror image those mirrored."""
 
     fill, batch, light, device, precision = (0, 0, 0), 1, False, torch.device("cpu"), "float32"
+    has_nms = False
+    class_name: str | None = None
 
     def __init__(self, faces: dict[int, list[list[float]]]):
         self.faces = faces    # by the width that is shown: x1 y1 x2 y2 score
