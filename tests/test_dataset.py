@@ -211,6 +211,7 @@ def test_faces_are_shared_with_workers_that_are_not_forked(drawn_set: Path) -> N
     worker.join()
 
 
+@pytest.mark.slow
 def test_program_with_workers_left_over_ends(drawn_set: Path) -> None:
     code = f"""
 from config import DataConfig

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, RunScript
 
 ALLOWED = {
     "utils": {"utils"},
@@ -43,8 +41,9 @@ def test_import_in_the_wrong_direction_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("script", ["train", "test", "analyze_data"])
-def test_help_of_each_script_shows_its_commands(script: str) -> None:
-    done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "--output" in done.stdout
-    assert done.stderr == ""
+def test_help_of_each_script_shows_its_commands(script: str, run: RunScript, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(script, "--help")
+    printed = capfd.readouterr()
+    assert (ended.value.code, printed.err) == (0, "")
+    assert "--output" in printed.out

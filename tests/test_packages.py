@@ -105,6 +105,7 @@ def test_package_that_is_missing_later_is_named_too(drawn_set: Path, tmp_path: P
     assert done.stderr.startswith("analyze_data.py: torch is not installed: pip install -e .")
 
 
+@pytest.mark.slow
 def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
     broken_package(tmp_path, "cv2", "KeyError('a bug')")
     done = run(["train.py", "--help"], path=tmp_path)

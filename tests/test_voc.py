@@ -101,6 +101,7 @@ def test_xml_in_another_encoding_is_read(tmp_path: Path) -> None:
     assert read_labels(folder)[0].boxes.tolist() == [[1, 1, 9, 9]]
 
 
+@pytest.mark.slow
 def test_numbers_of_a_large_set_take_little_memory(tmp_path: Path) -> None:
     folder = make_set(tmp_path, {f"{number:03}": face(1, 1, 9, 9) * 200 for number in range(100)}, images=["000"])
     tracemalloc.start()
