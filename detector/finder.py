@@ -148,6 +148,6 @@ class Finder:
             of_video = "" if is_photo else f" of {names[0]}"
             rate = number / max(time.monotonic() - started, 1e-9)
             self.report(
-                f"{count_of(faces, 'face')} in {where}{of_video}, {rate:.1f} {what}s a second"
+                f"{count_of(faces, self.detector.network.class_name or 'face')} in {where}{of_video}, {rate:.1f} {what}s a second"
             )
         return faults
