@@ -237,7 +237,7 @@ class Trainer:
             losses = format_progress(self.history.medians(), self.history.since_epoch.means())
             self.report(
                 f"epoch {row['epoch']} [{step}/{self.steps_per_epoch}] eta {eta} lr {row['lr']:.3g} "
-                f"{losses} time {seconds:.3g} data {waited:.3g}"
+                f"{losses} time {seconds:.2g} data {waited:.2g}"
             )
         if self.board is not None:
             self.board.add("train", row, step=self.step)
@@ -398,7 +398,12 @@ def format_progress(recent: Row, epoch: Row) -> str:
     """Format losses as torchvision's references do: the median of the last steps, and in brackets
     the mean of the epoch."""
     names = {"total": "loss", **{name: name for name in recent if name != "total"}}
-    return " ".join(f"{title} {recent[name]:.3g} ({epoch[name]:.3g})" for name, title in names.items())
+    return " ".join(f"{title} {_digits(recent[name])} ({_digits(epoch[name])})" for name, title in names.items())
+
+
+def _digits(value: float) -> str:
+    """Three digits: 123, 27.0, 4.10, 0.0123."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def format_losses(row: Row) -> str:
