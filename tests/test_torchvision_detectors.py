@@ -296,8 +296,6 @@ def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunS
     metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
     for group in ("coco", "coco_100", "coco_masks", "coco_masks_100"):
         assert {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics[group])
-    saved = {name: float(row[f"coco_masks_100_{name}"]) for name in metrics["coco_masks_100"]}
-    assert saved == pytest.approx(metrics["coco_masks_100"], abs=0.02)    # best.pth has the average
     assert load_config("pedestrians").model.architecture == "maskrcnn_resnet50_fpn"
 
 
