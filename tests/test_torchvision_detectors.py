@@ -292,7 +292,7 @@ def test_mask_rcnn_trains_and_is_scored_by_the_scripts(tmp_path: Path, run: RunS
     assert result.code == 0, result.err
     line = json.loads((tmp_path / "score" / "detections.jsonl").read_text().splitlines()[0])
     assert {each["class"] for each in line["detections"]} == {"person"}
-    assert all(each["mask"]["size"] == [96, 96] for each in line["detections"])
+    assert all(each["mask"]["size"] == [line["height"], line["width"]] for each in line["detections"])
     metrics = json.loads((tmp_path / "score" / "metrics.json").read_text())
     for group in ("coco", "coco_100", "coco_masks", "coco_masks_100"):
         assert {"AP", "AR", "AR1", "AR10", "AR100"} <= set(metrics[group])
