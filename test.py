@@ -7,7 +7,6 @@ import utils.import_errors  # noqa: F401 - the first, since it explains the erro
 # isort: split
 import argparse
 import json
-import math
 import os
 import sys
 import warnings
@@ -24,8 +23,8 @@ from data.ground_truth import faces_of_images, read_ground_truth
 from detector.engine import Evaluation, evaluate
 from detector.face_detector import FaceDetector
 from detector.finder import Finder
-from detector.labelling import label_images
-from detector.weights import SHIPPED, describe_weights
+from detector.labeling import label_images
+from detector.weights import SHIPPED
 from utils.arrays import FloatArray
 from utils.average_precision import best_f1, precision_recall, size_metrics, threshold_metrics
 from utils.coco_eval import coco_metrics, have_masks
@@ -38,7 +37,7 @@ from utils.memory import keep_few_primitives
 from utils.plots import plot_curves
 from utils.predictions import guess_form, prediction_path, read_predictions, write_predictions
 from utils.progress import progress
-from utils.pseudo_labels import CocoLabels, find_by_path, overlaps_face, read_detections, read_head_points
+from utils.pseudo_labels import CocoLabels, match_by_path, read_detections, read_head_points
 from utils.results import FreeNames, check_replaceable, stale_results_removed
 from utils.script import (
     DONE,
@@ -179,7 +178,7 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
         def see(photo: Photo, detections: Detections) -> None:
             assert photo.image is not None
             if arguments.write_labels:
-                add_photo(labels, photo, detections)
+                labels.add_photo(photo, detections)
             listing.add(photo.path, photo.image, detections.above(test.draw_confidence), target=photo.target)
             path = prediction_path(output / "predictions", photo.name)
             try:
@@ -212,15 +211,15 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def load_detector(arguments: argparse.Namespace, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
-    """The detector, prepared for the sizes of some photos; prints whether its weights are averaged.
+    """Load the detector and prepare it for the sizes of some photos.
 
-    It draws from the confidence that the command line names, else the weights file, else the default;
-    prints which.
+    It draws from the confidence that the command line names, else the weights file, else the default.
+    Prints which of them it is, and whether the weights are averaged.
     """
     keep_few_primitives(many_sizes=not config.size.startswith("long:") and have_many_sizes(photos))
     detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
-    if description := describe_weights(arguments.weights):
-        print(description)
+    if detector.note:
+        print(f"{arguments.weights}: {detector.note}")
     source = "the default"
     if any(word.startswith("test.draw_confidence=") for word in arguments.settings):
         source = "as asked for"
@@ -262,15 +261,16 @@ def draw_errors(evaluation: Evaluation, path: Path) -> None:
 
 
 def draw_scores(evaluation: Evaluation, path: Path, *, draw_confidence: float) -> None:
-    """Draw precision over recall of AP50, and of each setting of WIDER FACE where those were measured.
+    """Draw precision over recall for AP50, and for each setting of WIDER FACE if it was measured.
 
-    Marked is what a user sees at the drawing confidence. A set without faces has no curve.
+    A point marks the drawing confidence. A set without faces has no curve.
     """
     if "ap50" not in evaluation.metrics:
         return
     title = f"AP50 {evaluation.metrics['ap50']:.4f}"
-    _, *curve = precision_recall([each.scores for each in evaluation.detections], evaluation.matches)
-    panels = {title: (curve[0], curve[1])}
+    scores = [each.scores for each in evaluation.detections]
+    _, recall, precision = precision_recall(scores, evaluation.matches)
+    panels = {title: (recall, precision)}
     at = threshold_metrics(evaluation.detections, evaluation.matches, confidence=draw_confidence)
     marks = {}
     if "precision" in at:
@@ -389,27 +389,38 @@ def find(arguments: argparse.Namespace, config: TestConfig) -> int:
 
 
 def label(arguments: argparse.Namespace, config: TestConfig) -> int:
-    """Write the detections of images as a COCO label."""
-    found = [source for word in arguments.sources for source in find_sources(word, exclude=arguments.write_labels)]
+    """Write the detections of images as a COCO label; returns the exit code."""
     paths = []
-    for source in found:
-        if not source.is_image:
-            raise ValueError(f"--write-labels: expected images, found {source}")
-        paths.append(Path(str(source)).absolute())
+    for word in arguments.sources:
+        for source in find_sources(word, exclude=arguments.output):
+            if not source.is_image:
+                raise ValueError(f"--write-labels: expected images, found {source}")
+            paths.append(Path(str(source)).absolute())
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     names = list(dict.fromkeys(path.relative_to(folder).as_posix() for path in paths))
-    head_points = read_head_points(arguments.head_points)
-    second = read_detections(arguments.second) if arguments.second else {}
-    for option, named in (("--head-points", head_points), ("--second", second)):
-        if named and not any(find_by_path(name, named) for name in names):
+    of_option: dict[str, dict[str, Any]] = {"--head-points": {}, "--second": {}}
+    if arguments.head_points:
+        of_option["--head-points"] = read_head_points(arguments.head_points)
+    if arguments.second:
+        of_option["--second"] = read_detections(arguments.second)
+    for option, named in of_option.items():
+        of_option[option] = match_by_path(names, named)
+        if named and not of_option[option]:
             raise ValueError(f"{option}: names none of the {len(names):,} images, such as {names[0]}")
     detector = load_detector(arguments, config, photos=paths)
     labels = CocoLabels()
     with StopRequest() as stop:
         faults = label_images(
-            detector, folder, names, labels, head_points=head_points, second=second, should_stop=lambda: stop.requested
+            detector,
+            folder,
+            names,
+            labels,
+            head_points=of_option["--head-points"],
+            second=of_option["--second"],
+            should_stop=lambda: stop.requested,
         )
-        if stop.requested:    # a part of a set is no label of it
+        if stop.requested:    # part of a set is not a label for it
+            print("test.py: interrupted; no label is written", file=sys.stderr)
             return INTERRUPTED
     if not labels.images:
         raise ValueError(f"no image readable of {len(names)}: {faults[0]}")
@@ -423,18 +434,6 @@ def write_coco(labels: CocoLabels, path: Path) -> None:
     with whole_file(path) as partial:
         partial.write_text(json.dumps(labels.to_json()) + "\n", encoding="utf-8")
     print(f"written {path}: {labels.describe()}")
-
-
-def add_photo(labels: CocoLabels, photo: Photo, detections: Detections) -> None:
-    """Add a labelled photo with all of its faces, and what overlaps none of them as ignored."""
-    assert photo.image is not None
-    height, width = photo.image.shape[:2]
-    labels.add_image(photo.name, width=width, height=height)
-    boxes, landmarks, known, ignore = (part.numpy() for part in photo.target.parts())
-    for face in zip(boxes, landmarks, known, ignore, strict=True):
-        labels.add_face(*face[:3], ignore=bool(face[3]))
-    others = detections.where(~overlaps_face(detections.boxes, photo.target))
-    labels.add_detections(others, confidence=math.inf, width=width, height=height)
 
 
 def finish(faults: Sequence[str], output: Path) -> int:

@@ -36,7 +36,7 @@ from detector.optimizer import full_rate
 from detector.retinaface import RetinaFace
 from detector.summary import format_table, layers_of, sum_up
 from detector.trainer import Trainer, format_losses
-from detector.weights import describe_weights, start_from
+from detector.weights import start_from
 from utils.checkpoint import find_run
 from utils.devices import peak_memory, pick_device
 from utils.distributed import (
@@ -149,9 +149,6 @@ def describe(trainer: Trainer, train_set: FaceDataset, notes: Sequence[str]) -> 
     if isinstance(trainer.model, RetinaFace):
         strides = ", ".join(map(str, trainer.model.levels.values()))
         lines.append(f"levels: {', '.join(trainer.model.levels)} (strides {strides})")
-    weights = config.model.weights
-    if not trainer.step and weights not in (None, "default"):
-        lines.extend(filter(None, [describe_weights(weights)]))
     lines += [f"{config.model.weights}: {note}" for note in notes]
     if trainer.step:
         lines.append(f"going on from iteration {trainer.step:,} of {trainer.total_steps:,}")

@@ -10,6 +10,7 @@ import utils.import_errors  # noqa: F401 - the first, since it explains the erro
 
 # isort: split
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ PROGRAM = "detector.average"
 CROPS, BATCH = 2000, 32    # that running statistics are computed on
 
 
-def average_states(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def average_states(
+    start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
     """Return (1 - alpha) start + alpha tuned for each tensor of `tuned`.
 
     One that `start` lacks, or that counts steps, is that of `tuned`. ValueError for other shapes.
@@ -44,13 +47,17 @@ def average_states(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alp
         if other is None or not value.is_floating_point():
             averaged[name] = value.clone()
         elif other.shape != value.shape:
-            raise ValueError(f"{name} is {tuple(other.shape)} in one and {tuple(value.shape)} in the other")
+            raise ValueError(
+                f"{name} is {tuple(other.shape)} in one and {tuple(value.shape)} in the other"
+            )
         else:
             averaged[name] = torch.lerp(other.to(value.dtype), value, alpha)
     return averaged
 
 
-def average_files(start: str | Path, tuned: str | Path, alpha: float) -> tuple[dict[str, Any], Model]:
+def average_files(
+    start: str | Path, tuned: str | Path, alpha: float
+) -> tuple[dict[str, Any], Model]:
     """Average two weights files; return a checkpoint with the config of `tuned`, and its model.
 
     Levels that `start` lacks are filled from coarser ones, see `match_levels`. ValueError where the
@@ -58,17 +65,21 @@ def average_files(start: str | Path, tuned: str | Path, alpha: float) -> tuple[d
     """
     settings = read_checkpoint(tuned).get("config")
     if not isinstance(settings, Mapping):
-        raise ValueError(f"{tuned}: expected a checkpoint of train.py, whose settings are kept, found none")
-    (start_config, start_state), (config, state) = read_weights(start), read_weights(tuned)
+        raise ValueError(
+            f"{tuned}: expected a checkpoint of train.py, whose settings are kept, found none"
+        )
+    first, second = read_weights(start), read_weights(tuned)
+    config = second.config
     for name in ("architecture", "backbone", "channels"):
-        first, second = getattr(start_config, name), getattr(config, name)
-        if first != second:
-            raise ValueError(f"{start}: expected the {name} of {tuned}, {second}, found {first}")
+        found, expected = getattr(first.config, name), getattr(config, name)
+        if found != expected:
+            raise ValueError(f"{start}: expected the {name} of {tuned}, {expected}, found {found}")
+    start_state = first.state
     if config.architecture == "retinaface":
-        levels = strides_of(start_config), strides_of(config)
+        levels = strides_of(first.config), strides_of(config)
         start_state, _ = match_levels(start_state, *levels, source=start)
     try:
-        averaged = average_states(start_state, state, alpha)
+        averaged = average_states(start_state, second.state, alpha)
     except ValueError as error:
         raise ValueError(f"{start} and {tuned}: {error}") from None
     model = build_model(config)
@@ -95,16 +106,29 @@ def compute_batch_norms(model: Model, crops: Iterator[Image], *, total: int) -> 
 
 
 def random_crops(folder: Path, config: Config, *, count: int) -> Iterator[Image]:
-    """Yield random square crops (S,S,3) of data.size pixels from the images in a folder, as training
-    scales them; the same ones each time. ValueError for a folder without images."""
+    """Yield random square crops (S,S,3) of data.size pixels from the images in a folder, scaled as in
+    training; the same ones each time.
+
+    Warns of images that cannot be read. ValueError for a folder without any that can.
+    """
     files = files_below(folder, IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"--batch-norm {folder}: no images in this folder")
     rng = np.random.default_rng(0)
     size = config.data.size
     scales = [scale for scale in config.augmentation.crop_scales if scale <= 1] or [1.0]
-    for _ in range(count):
-        image = read_image(files[rng.integers(len(files))], turn=False)
+    remaining = count
+    while remaining:
+        file = files[rng.integers(len(files))]
+        try:
+            image = read_image(file, turn=False)
+        except (FileNotFoundError, ValueError) as error:
+            warnings.warn(str(error), stacklevel=2)
+            files.remove(file)
+            if not files:
+                raise
+            continue
+        remaining -= 1
         height, width = image.shape[:2]
         side = max(1, int(min(height, width) * rng.choice(scales)))
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -119,10 +143,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="OUT has the settings of TUNED. Example: python -m detector.average weights/retinaface_mobilenet0.25.pth "
         "weights/mine/best.pth weights/mine/averaged.pth --alpha 0.5",
     )
-    parser.add_argument("start", metavar="START", help="weights that TUNED started from; they may have fewer levels")
+    parser.add_argument(
+        "start", metavar="START", help="weights that TUNED started from; they may have fewer levels"
+    )
     parser.add_argument("tuned", metavar="TUNED", help="checkpoint of train.py")
     parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
-    parser.add_argument("--alpha", metavar="A", type=float, required=True, help="weight of TUNED, from 0 to 1")
+    parser.add_argument(
+        "--alpha", metavar="A", type=float, required=True, help="weight of TUNED, from 0 to 1"
+    )
     parser.add_argument(
         "--batch-norm", metavar="DIR", type=Path,
         help=f"compute the statistics of batch norms on {CROPS:,} random crops of the images in this folder",
@@ -135,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("alpha", "draw_confidence"):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected a number from 0 to 1, found {value:g}")
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected a number from 0 to 1, found {value:g}"
+            )
     sources = {Path(arguments.start).resolve(), Path(arguments.tuned).resolve()}
     if arguments.out.resolve() in sources:
         raise ValueError(f"{arguments.out}: would replace one of the two files; name another one")
@@ -144,13 +174,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint, model = average_files(arguments.start, arguments.tuned, arguments.alpha)
     if arguments.batch_norm is not None:
         config = from_dict(checkpoint["config"], source=f"{arguments.tuned}: ")
-        compute_batch_norms(model, random_crops(arguments.batch_norm, config, count=CROPS), total=CROPS)
+        compute_batch_norms(
+            model, random_crops(arguments.batch_norm, config, count=CROPS), total=CROPS
+        )
     if arguments.draw_confidence is not None:
         checkpoint["draw_confidence"] = arguments.draw_confidence
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(arguments.out, {**checkpoint, "model": model.state_dict()})
     parameters = sum(values.numel() for values in model.parameters())
-    print(f"written {arguments.out}: {count_of(parameters, 'parameter')}, {arguments.alpha:g} of {arguments.tuned}")
+    print(
+        f"written {arguments.out}: {count_of(parameters, 'parameter')}, {arguments.alpha:g} of {arguments.tuned}"
+    )
     return DONE
 
 

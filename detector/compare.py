@@ -23,7 +23,7 @@ from config import LABEL_SETTINGS, TestConfig, from_dict, to_dict
 from detector.face_detector import FaceDetector
 from detector.models import Model
 from detector.summary import layers_of
-from detector.weights import load_model
+from detector.weights import build_from, read_weights
 from utils.average_precision import match_detections
 from utils.box_utils import jaccard
 from utils.checkpoint import read_checkpoint
@@ -239,7 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.labels != measured[0].labels:
             warnings.warn(f"{run.name} was scored on other labels than {measured[0].name}: their AP cannot be compared", stacklevel=2)
     device = pick_device("auto")
-    models = [load_model(run.weights).to(device) for run in runs]
+    models = []
+    for run in runs:
+        weights = read_weights(run.weights)
+        if weights.note:
+            print(f"{run.weights}: {weights.note}")
+        models.append(build_from(weights, source=run.weights).to(device))
     costs = [measure(model, run.test, size=arguments.size) for run, model in zip(runs, models, strict=True)]
     table = format_table(runs, models, costs)
     print(table)

@@ -19,7 +19,7 @@ from config import Config, to_dict
 from detector.network import face_scores, fuse
 from detector.onnx_network import DRAW_CONFIDENCE, INPUT, OUTPUTS, SETTINGS, OnnxNetwork, missing
 from detector.retinaface import RetinaFace
-from detector.weights import load_model, read_draw_confidence
+from detector.weights import Weights, build_from, read_weights
 from utils.box_utils import decode, decode_landmarks
 from utils.files import whole_file
 from utils.script import DONE, DONE_WITH_FAULTS, ArgumentParser, run_script
@@ -48,16 +48,18 @@ class WholeDetector(nn.Module):
         return *found, decode_landmarks(predictions.landmarks, priors)
 
 
-def export(weights: str | Path, output: str | Path) -> None:
+def export(weights: str | Path, output: str | Path) -> str:
     """Write the detector in a weights file as ONNX, for images of any number and size.
 
-    The file appears whole or not at all. The settings of the model travel in its metadata. ValueError that says what to install.
+    The file appears whole or not at all. The settings of the model travel in its metadata. Returns
+    the note of the weights file, see `Weights`. ValueError that says what to install.
     """
     try:
         import onnx
     except ModuleNotFoundError:
         raise missing("onnx") from None
-    model = load_retinaface(weights)
+    loaded = read_weights(weights)
+    model = build_retinaface(loaded, source=weights)
     detector = WholeDetector(fuse(model)).eval()
     names = OUTPUTS if model.landmark_head is not None else OUTPUTS[:-1]
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, **{name: {0: "batch", 1: "priors"} for name in names}}
@@ -77,18 +79,19 @@ def export(weights: str | Path, output: str | Path) -> None:
         )
         graph = onnx.load(str(partial))
         properties = {SETTINGS: json.dumps(to_dict(Config(model=model.config))["model"])}
-        if (confidence := read_draw_confidence(weights)) is not None:
-            properties[DRAW_CONFIDENCE] = json.dumps(confidence)
+        if loaded.draw_confidence is not None:
+            properties[DRAW_CONFIDENCE] = json.dumps(loaded.draw_confidence)
         onnx.helper.set_model_props(graph, properties)
         onnx.checker.check_model(graph)
         onnx.save(graph, str(partial))
+    return loaded.note
 
 
-def load_retinaface(weights: str | Path) -> RetinaFace:
-    """The RetinaFace in a weights file; ValueError for another detector."""
-    model = load_model(weights)
+def build_retinaface(weights: Weights, *, source: str | Path) -> RetinaFace:
+    """Build the RetinaFace that weights are for; ValueError that names `source` for another detector."""
+    model = build_from(weights, source=source)
     if not isinstance(model, RetinaFace):
-        raise ValueError(f"{weights}: only RetinaFace is exported here, found {model.config.architecture}")
+        raise ValueError(f"{source}: only RetinaFace is exported here, found {model.config.architecture}")
     return model
 
 
@@ -96,7 +99,7 @@ def compare(weights: str | Path, exported: str | Path, *, height: int, width: in
     """The largest difference of each output between PyTorch and ONNX Runtime on two random images of that size."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, height, width), dtype=np.uint8))
     with torch.inference_mode():
-        expected = WholeDetector(load_retinaface(weights))(images)
+        expected = WholeDetector(build_retinaface(read_weights(weights), source=weights))(images)
     found = OnnxNetwork(exported, "cpu").outputs(images.numpy())
     return {
         name: float(np.abs(ours.numpy() - theirs).max()) for name, ours, theirs in zip(OUTPUTS, expected, found, strict=False)
@@ -114,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".onnx":
         raise ValueError(f"{arguments.output}: expected a name that ends in .onnx")
-    export(arguments.weights, arguments.output)
+    note = export(arguments.weights, arguments.output)
+    if note:
+        print(f"{arguments.weights}: {note}")
     print(f"written to {arguments.output}; the largest differences from PyTorch, of boxes and landmarks in pixels:")
     agrees = True
     for height, width in CHECKED:

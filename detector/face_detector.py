@@ -19,7 +19,7 @@ from detector.merging import ALL_SIZES, gates, in_gate, join, vote
 from detector.models import Model, make_network
 from detector.network import Candidates, Network
 from detector.onnx_network import OnnxNetwork
-from detector.weights import SHIPPED, load_model, read_draw_confidence
+from detector.weights import SHIPPED, build_from, read_weights
 from utils.arrays import Image
 from utils.box_utils import MIRRORED_POINTS
 from utils.devices import pick_device
@@ -56,7 +56,9 @@ class FaceDetector:
         """A model is copied as it stands now, and left as it is."""
         self.network = make_network(network, config.precision) if isinstance(network, nn.Module) else network
         self.config = config
-        self.draw_confidence: float | None = None    # the one that a weights file names
+        # Of a weights file, see `detector.weights.Weights`.
+        self.note = ""
+        self.draw_confidence: float | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path = SHIPPED, device: str = "auto", *, config: TestConfig = TestConfig()) -> FaceDetector:
@@ -67,11 +69,12 @@ class FaceDetector:
         """
         if Path(path).suffix.lower() == ".onnx":
             network = OnnxNetwork(path, device)
-            detector, named = cls(network, config), network.draw_confidence
-        else:
-            detector = cls(load_model(path).to(pick_device(device)), config)
-            named = read_draw_confidence(path)
-        detector.draw_confidence = named
+            detector = cls(network, config)
+            detector.draw_confidence = network.draw_confidence
+            return detector
+        weights = read_weights(path)
+        detector = cls(build_from(weights, source=path).to(pick_device(device)), config)
+        detector.note, detector.draw_confidence = weights.note, weights.draw_confidence
         return detector
 
     @overload

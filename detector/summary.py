@@ -21,7 +21,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from config import PRESETS, load_config
 from detector.models import build_model
-from detector.weights import load_model
+from detector.weights import build_from, read_weights
 from utils.script import DONE, ArgumentParser, run_script
 
 TORCHVISION = "torchvision:"
@@ -134,17 +134,20 @@ def _numbers(weights: int, biases: int, macs: int) -> tuple[str, ...]:
     return f"{weights:,}", f"{biases:,}", f"{weights + biases:,}", f"{macs / 1e9:.4f}"
 
 
-def find_model(name: str) -> nn.Module:
+def find_model(name: str) -> tuple[nn.Module, str]:
     """Build the model that a name means, which takes images (B,3,H,W); nothing is fetched.
+
+    Returns the model and the note of its weights file, which may be empty.
 
     In turn: a preset, a weights file, a classification model of torchvision ("vgg16"). The prefix in
     "torchvision:resnet50" means any model of torchvision. FileNotFoundError or ValueError otherwise.
     """
     if name in PRESETS:
-        return build_model(load_config(name).model)
+        return build_model(load_config(name).model), ""
     if not _is_of_torchvision(name):
         if os.path.exists(name):
-            return load_model(name)
+            weights = read_weights(name)
+            return build_from(weights, source=name), weights.note
         presets = ", ".join(PRESETS)
         raise FileNotFoundError(
             f"{name}: no such checkpoint, nor a preset ({presets}) or a classification model of torchvision"
@@ -155,7 +158,7 @@ def find_model(name: str) -> nn.Module:
     builder = torchvision.models.get_model_builder(name)
     kept_from_fetching = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
     model: nn.Module = builder(weights=None, **kept_from_fetching)
-    return model
+    return model, ""
 
 
 def _is_of_torchvision(name: str) -> bool:
@@ -185,7 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = default if arguments.size is None else arguments.size
     if size < 1:
         raise ValueError(f"--size: expected at least 1 pixel, found {size}")
-    layers = layers_of(find_model(arguments.model), size=size)
+    model, note = find_model(arguments.model)
+    if note:
+        print(f"{arguments.model}: {note}")
+    layers = layers_of(model, size=size)
     print(format_table(layers))
     print(f"{arguments.model}: {sum_up(layers, size=size)}")
     return DONE

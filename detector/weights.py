@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -44,68 +44,99 @@ LEVEL_MODULE = re.compile(
 PUBLISHED_HEAD = re.compile(rf"({'|'.join(PUBLISHED_HEADS)})\.(\d)\.(?:conv1x1\.)?")
 
 
-def load_model(path: str | Path) -> Model:
-    """The model in a weights file, built as the file says, in evaluation mode on the CPU; nothing is fetched.
+class Weights(NamedTuple):
+    """The content of a weights file.
 
-    Of a run that averaged its weights (train.ema) it has the average, which validation measures and
-    best.pth keeps; `describe_weights` says so. ValueError that names the file, and
-    the first key that is missing, spare or of a wrong shape.
+    config says how to build its model; state holds the weights by name; note is a sentence for the
+    user, such as "averaged weights of step 1,234", or empty; draw_confidence is the confidence from
+    which its detections are drawn, or None if the file names none.
     """
-    config, state = read_weights(path)
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    note: str = ""
+    draw_confidence: float | None = None
+
+
+def load_model(path: str | Path) -> Model:
+    """Build the model in a weights file, see `read_weights` and `build_from`."""
+    return build_from(read_weights(path), source=path)
+
+
+def build_from(weights: Weights, *, source: str | Path) -> Model:
+    """Build the model that weights are for, in evaluation mode on the CPU; nothing is fetched.
+
+    ValueError that names `source` and the first key that is missing, spare or of a wrong shape.
+    """
+    config, state = weights.config, weights.state
     model = build_model(config)
     name = config.backbone if config.architecture == "retinaface" else config.architecture
-    match_keys(state, model.state_dict(), source=f"{path}: read as {name}")
+    match_keys(state, model.state_dict(), source=f"{source}: read as {name}")
     model.load_state_dict(state, strict=False)
     return model.eval()
 
 
 def start_from(model: Model, path: str | Path) -> list[str]:
-    """Give a model the weights in a file; return a sentence on each part that they do not fill as it is.
+    """Give a model the weights in a file.
 
     "default" are torchvision's own for one of its detectors, trained on COCO. Levels are matched by
     their stride. One that the file lacks takes the modules of the nearest coarser one, see
-    `match_levels`. Heads of other shapes start from random weights. ValueError where the body, the
-    FPN or the SSH modules do not fit: that would be another network.
+    `match_levels`. Heads of other shapes start from random weights. Returns sentences for the user:
+    whether the weights are averaged, and which parts they do not fill one to one. ValueError if the
+    body, the FPN or the SSH modules do not fit, since that would be another network.
     """
-    config = model.config
-    if path == "default":
-        state = torchvision_state(fetch(config.architecture, setting="model.weights"), config.architecture, source=path)
-    else:
-        config, state = read_weights(path)
     own = model.state_dict()
-    notes: list[str] = []
-    if isinstance(model, RetinaFace) and config.architecture == "retinaface":
-        state, notes = match_levels(state, strides_of(config), list(model.levels.values()), source=path)
-        # Layers behind the last level are not part of a body.
-        state = {name: value for name, value in state.items() if name in own or not name.startswith("body.")}
+    weights = _read_start(model, path)
+    state, notes = weights.state, [weights.note] if weights.note else []
+    lateral: set[str] = set()    # of levels that the file lacks
+    if isinstance(model, RetinaFace) and weights.config.architecture == "retinaface":
+        strides = strides_of(weights.config), list(model.levels.values())
+        state, level_notes = match_levels(state, *strides, source=path)
+        notes += level_notes
+        missing = [level for level, stride in enumerate(strides[1]) if stride not in strides[0]]
+        prefixes = tuple(f"fpn.lateral.{level}." for level in missing)
+        lateral = {name for name in own if name.startswith(prefixes)}
+        # A body ends with its last level.
+        state = {n: v for n, v in state.items() if n in own or not n.startswith("body.")}
 
     def head_of(name: str) -> str:
         return next((head for head in model.heads if name.startswith(head + ".")), "")
 
-    lateral = {name for name in own if name.startswith("fpn.lateral.") and name not in state}
-    fixed = {name: value for name, value in own.items() if not head_of(name) and not (notes and name in lateral)}
+    fixed = {n: v for n, v in own.items() if not head_of(n) and n not in lateral}
     match_keys({n: v for n, v in state.items() if not head_of(n)}, fixed, source=path)
-    anew = {head_of(n) for n in own if head_of(n) and (n not in state or state[n].shape != own[n].shape)}
-    model.load_state_dict({n: v for n, v in state.items() if n in own and head_of(n) not in anew}, strict=False)
-    if anew:
-        notes.append(f"{', '.join(sorted(anew))} did not fit and {'starts' if len(anew) == 1 else 'start'} from random weights")
+    misfits = {
+        head_of(n) for n in own if head_of(n) and (n not in state or state[n].shape != own[n].shape)
+    }
+    fitting = {n: v for n, v in state.items() if n in own and head_of(n) not in misfits}
+    model.load_state_dict(fitting, strict=False)
+    if misfits:
+        start = "starts" if len(misfits) == 1 else "start"
+        notes.append(f"{', '.join(sorted(misfits))} did not fit and {start} from random weights")
     return notes
+
+
+def _read_start(model: Model, path: str | Path) -> Weights:
+    if path != "default":
+        return read_weights(path)
+    architecture = model.config.architecture
+    state = fetch(architecture, setting="model.weights")
+    return Weights(model.config, torchvision_state(state, architecture, source=path))
 
 
 def strides_of(config: ModelConfig) -> list[int]:
     """Return the strides of the levels of a RetinaFace, finest first."""
-    return list(RetinaFace(replace(config, weights=None, backbone_weights=None)).levels.values())
+    return list(RetinaFace(config).levels.values())
 
 
 def match_levels(
     state: Mapping[str, Tensor], found: Sequence[int], wanted: Sequence[int], *, source: str | Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Renumber the modules of a RetinaFace with levels of strides `found` for one with those `wanted`.
+    """Renumber the weights by name of a RetinaFace with strides `found` for one with strides `wanted`.
 
     A level that is not found takes the SSH module, the FPN merge and the heads of the nearest coarser
-    one: what they say is relative to the size of a prior. Its lateral convolution has other input
-    channels, and is left out. Returns the weights and a sentence on each level that is not found or
-    not wanted. ValueError where there is no coarser level.
+    level, whose outputs are relative to the prior size, so they carry over. Its lateral convolution
+    has other input channels and is left out. Returns the weights and a sentence on each level that is
+    not found or not wanted. ValueError that names `source` if there is no coarser level.
     """
     parts: dict[int, dict[str, dict[str, Tensor]]] = {}
     matched: dict[str, Tensor] = {}
@@ -118,38 +149,54 @@ def match_levels(
     for level, stride in enumerate(wanted):
         coarser = [each for each in found if each >= stride]
         if not coarser:
-            raise ValueError(f"{source}: weights of another network: its levels have strides {list(found)}, expected {list(wanted)}")
+            raise ValueError(
+                f"{source}: weights of another network: its levels have strides {list(found)}, "
+                f"expected {list(wanted)}"
+            )
         nearest = min(coarser)
+        excluded = set()
+        if nearest != stride:
+            excluded.add("fpn.lateral")
+        if level == len(wanted) - 1:    # nothing coarser is merged into it
+            excluded.add("fpn.merge")
         for part, weights in parts.get(found.index(nearest), {}).items():
-            is_lateral, is_merge = part == "fpn.lateral", part == "fpn.merge"
-            if not (is_lateral and nearest != stride) and not (is_merge and level == len(wanted) - 1):
+            if part not in excluded:
                 matched |= {f"{part}.{level}.{rest}": value for rest, value in weights.items()}
         if nearest != stride:
             notes.append(
-                f"the level of stride {stride} takes SSH, FPN merge and heads from that of stride {nearest}; "
-                "its lateral convolution starts from random weights"
+                f"the level of stride {stride} takes SSH, FPN merge and heads from that of stride "
+                f"{nearest}; its lateral convolution starts from random weights"
             )
     notes += [f"its level of stride {stride} is not used" for stride in found if stride not in wanted]
     return matched, notes
 
 
-def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """How to build the model in a weights file, and its weights by name."""
+def read_weights(path: str | Path) -> Weights:
+    """Read a checkpoint of this repo, or weights published by others.
+
+    Of a run that averaged its weights (train.ema) the average is taken, which validation measures
+    and best.pth keeps. ValueError that names the file.
+    """
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("config")
     if isinstance(settings, Mapping) and isinstance(settings.get("model"), Mapping):
         config = from_dict(settings, source=f"{path}: ").model
         # They only say where that model's training started.
         config = replace(config, weights=None, backbone_weights=None)
-        return config, averaged_state(checkpoint) or state_dict_of(checkpoint.get("model"), source=path)
+        confidence = _draw_confidence(checkpoint, path)
+        if (average := averaged_state(checkpoint)) is not None:
+            return Weights(config, average, f"averaged weights of step {checkpoint['step']:,}", confidence)
+        return Weights(config, state_dict_of(checkpoint.get("model"), source=path), "", confidence)
     state = state_dict_of(checkpoint, source=path)
     if next(iter(state)).startswith("backbone."):
         config = torchvision_config(state)
-        return config, torchvision_state(state, config.architecture, source=path)
+        return Weights(config, torchvision_state(state, config.architecture, source=path))
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
-        raise ValueError(f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}")
+        raise ValueError(
+            f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}"
+        )
     state = {published_name(name): value for name, value in state.items()}
-    return published_config(state), state
+    return Weights(published_config(state), state)
 
 
 def averaged_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
@@ -160,19 +207,8 @@ def averaged_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
     return state_dict_of(average, source="average")
 
 
-def describe_weights(path: str | Path) -> str:
-    """Return one line that says whether `load_model` takes averaged weights from a file, or ""."""
-    if Path(path).suffix.lower() == ".onnx":
-        return ""
-    checkpoint = read_checkpoint(path)
-    if averaged_state(checkpoint) is None:
-        return ""
-    return f"{path}: averaged weights of step {checkpoint['step']:,}"
-
-
-def read_draw_confidence(path: str | Path) -> float | None:
-    """Return the confidence from which detections are drawn that a weights file names, or None."""
-    value = read_checkpoint(path).get("draw_confidence")
+def _draw_confidence(checkpoint: Mapping[str, Any], path: str | Path) -> float | None:
+    value = checkpoint.get("draw_confidence")
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:

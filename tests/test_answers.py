@@ -84,7 +84,9 @@ def test_example_of_iou_losses_is_right() -> None:
         boxes = torch.tensor([[float(word) for word in box.split(",")] for box in (first, second)])
         a, b = boxes[:1], boxes[1:]
         prior = xyxy_to_cxcywh(b)
-        losses = [box_loss(kind, encode(a, prior), b, prior) for kind in ("iou", "giou", "diou", "ciou")]
+        losses = [
+            box_loss(kind, encode(a, prior), b, prior) for kind in ("iou", "giou", "diou", "ciou")
+        ]
         assert [f"{1 - loss.item():.3f}" for loss in losses] == values
         assert jaccard(a, b).item() == 0
 
@@ -147,7 +149,9 @@ def test_overlaps_of_widers_faces_are_those_of_the_answer(real_data: Path) -> No
     faces = sum(map(len, both))
     count = overlapping(both, least=0)
     assert f"{count:,} of {faces:,} ({100 * count / faces:.2f} %)" in text
-    assert f"{overlapping(train, least=0):,} in train and {overlapping(val, least=0):,} in val" in text
+    assert (
+        f"{overlapping(train, least=0):,} in train and {overlapping(val, least=0):,} in val" in text
+    )
     for least in (0.005, 0.01):
         assert f"{least:g} ({overlapping(both, least=least):,})" in text
     above = overlapping(both, least=0.4)
@@ -168,7 +172,10 @@ def test_overlaps_of_widers_faces_are_those_of_the_answer(real_data: Path) -> No
         np.fill_diagonal(near, False)
         touching += int(near.any(axis=1).sum())
     assert f"({touching:,} both); pairs ({pairs:,}); one face of each pair ({later:,})" in text
-    assert f"images with a pair ({images:,}); only neighboring lines of the label ({neighbors:,})" in text
+    assert (
+        f"images with a pair ({images:,}); only neighboring lines of the label ({neighbors:,})"
+        in text
+    )
 
 
 @pytest.mark.slow
@@ -216,7 +223,9 @@ def test_shapes_of_the_heads_are_those_of_the_answer() -> None:
         features = model.features(torch.zeros(1, 3, 840, 840, dtype=torch.uint8))
         for name, of_levels in shapes.items():
             heads = getattr(model, f"{name}_head")
-            of_levels += [tuple(head(level).shape) for head, level in zip(heads, features, strict=True)]
+            of_levels += [
+                tuple(head(level).shape) for head, level in zip(heads, features, strict=True)
+            ]
     rows = re.findall(r"^\| (\d+) \| (\d+) x \d+ \| ([\d,]+) \| (.*) \|$", answer(9), re.MULTILINE)
     assert [int(row[0]) for row in rows] == list(model.levels.values())
     for level, (_, side, count, written) in enumerate(rows):
@@ -229,7 +238,9 @@ def test_shapes_of_the_heads_are_those_of_the_answer() -> None:
 
 
 def test_accuracy_without_landmarks_is_that_of_the_table() -> None:
-    table = re.findall(r"^\| (?:with landmarks|`model.landmarks=false`) \|(.*)\|$", MAIN, re.MULTILINE)
+    table = re.findall(
+        r"^\| (?:with landmarks|`model.landmarks=false`) \|(.*)\|$", MAIN, re.MULTILINE
+    )
     with_landmarks, without = ([cell.split()[0] for cell in row.split("|")] for row in table)
     told = re.findall(r"from (0\.\d+) to (0\.\d+)", flat(answer(10)))
     assert told == list(zip(with_landmarks, without, strict=True))

@@ -112,9 +112,11 @@ def test_workers_end_with_a_training_that_is_killed(drawn_set: Path, tmp_path: P
     process = start(*arguments(drawn_set, tmp_path / "run", *ENDLESS))
     wait_until((tmp_path / "run" / "last.pth").exists)
     workers = children(process.pid)
+    assert len(workers) == 2 and not any(map(has_ended, workers))
     process.kill()
     process.communicate(timeout=SECONDS)
     wait_until(lambda: all(map(has_ended, workers)))
+    assert all(map(has_ended, workers))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from utils.script import run_script
 
 
 def test_layers_of_vgg16_are_those_of_the_paper() -> None:
-    layers = {layer.name: layer for layer in layers_of(find_model("torchvision:vgg16"), size=64)}
+    layers = {layer.name: layer for layer in layers_of(find_model("torchvision:vgg16")[0], size=64)}
     assert layers["features.0"].parameters == 1_792 and layers["features.0"].weights == 1_728
     assert layers["features.0"].shape == (1, 64, 64, 64) and layers["features.0"].macs == 64 * 64 * 1_728
     assert layers["classifier.0"].parameters == 102_764_544
@@ -102,8 +102,8 @@ def test_command_takes_presets_checkpoints_and_torchvision_models(capfd: pytest.
 def test_name_means_a_preset_then_a_file_then_a_classifier(
     capfd: pytest.CaptureFixture[str], untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(find_model("resnet50"), RetinaFace)
-    assert isinstance(find_model("torchvision:resnet50"), ResNet)
+    assert isinstance(find_model("resnet50")[0], RetinaFace)
+    assert isinstance(find_model("torchvision:resnet50")[0], ResNet)
     monkeypatch.chdir(tmp_path)
     assert main(["alexnet"]) == 0
     assert "for an image of 224 x 224 pixels" in capfd.readouterr().out
@@ -114,6 +114,6 @@ def test_name_means_a_preset_then_a_file_then_a_classifier(
 
 def test_dry_run_shows_the_same_table(drawn_set: Path, run: RunScript) -> None:
     result = run("train", "--preset", "demo", "--dry-run", f"data.train={drawn_set}", "data.size=64", "data.workers=0")
-    table = format_table(layers_of(find_model("demo"), size=64))
+    table = format_table(layers_of(find_model("demo")[0], size=64))
     assert result.code == 0 and table in result.out
     assert "levels: stage1, stage2, stage3 (strides 8, 16, 32)" in result.out.splitlines()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from utils.arrays import BoolArray, FloatArray
 from utils.box_utils import jaccard
-from utils.structures import Detections, Target
+from utils.script import count_of
+from utils.structures import Detections, Photo, Target
+
+R = TypeVar("R")
 
 AGREE_IOU = 0.4    # from here on the boxes of two detectors show one face
 ALONE = 0.3    # what the score of a box that only one of them has is multiplied by
@@ -52,7 +56,10 @@ def combine(first: Detections, second: Detections) -> Detections:
 def near_points(boxes: FloatArray, points: FloatArray) -> BoolArray:
     """Mark the boxes (N,4) xyxy that, enlarged by 15 % on each side, hold one of the points (P,2)."""
     margin = MARGIN * (boxes[:, 2:] - boxes[:, :2])
-    low, high = boxes[:, None, :2] - margin[:, None], boxes[:, None, 2:] + margin[:, None]    # (N, 1, 2)
+    low, high = (
+        boxes[:, None, :2] - margin[:, None],
+        boxes[:, None, 2:] + margin[:, None],
+    )    # (N, 1, 2)
     inside = np.logical_and.reduce((points >= low) & (points <= high), axis=2)    # (N, P)
     return np.logical_or.reduce(inside, axis=1)
 
@@ -60,7 +67,11 @@ def near_points(boxes: FloatArray, points: FloatArray) -> BoolArray:
 def overlaps_face(boxes: FloatArray, target: Target) -> BoolArray:
     """Mark the boxes (N,4) xyxy with an IoU of at least 0.3 with a labeled face."""
     iou = jaccard(torch.from_numpy(boxes), target.boxes)    # (N, M)
-    return np.asarray((iou >= NEW_IOU).any(dim=1).numpy()) if iou.shape[1] else np.zeros(len(boxes), bool)
+    return (
+        np.asarray((iou >= NEW_IOU).any(dim=1).numpy())
+        if iou.shape[1]
+        else np.zeros(len(boxes), bool)
+    )
 
 
 def read_head_points(paths: Sequence[Path]) -> dict[str, FloatArray]:
@@ -72,7 +83,9 @@ def read_head_points(paths: Sequence[Path]) -> dict[str, FloatArray]:
     for path in paths:
         content = _read_json(path)
         if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected image names with lists of points, found {type(content).__name__}")
+            raise ValueError(
+                f"{path}: expected image names with lists of points, found {type(content).__name__}"
+            )
         for name, rows in content.items():
             try:
                 array = np.array(rows, np.float32).reshape(len(rows), -1 if len(rows) else 2)
@@ -113,8 +126,12 @@ def read_detections(path: Path) -> dict[str, tuple[tuple[int, int], Detections]]
                 source, size = str(image["source"]), (int(image["width"]), int(image["height"]))
                 detections = _to_detections(image["detections"])
             except (ValueError, KeyError, TypeError) as error:
-                expected = "expected an object with source, width, height and detections of box and score"
-                raise ValueError(f"{path}:{number}: {expected} ({type(error).__name__}: {error})") from None
+                expected = (
+                    "expected an object with source, width, height and detections of box and score"
+                )
+                raise ValueError(
+                    f"{path}:{number}: {expected} ({type(error).__name__}: {error})"
+                ) from None
             if source in found:
                 raise ValueError(f"{path}:{number}: {source}: two lines for one image")
             found[source] = size, detections
@@ -130,12 +147,27 @@ def _to_detections(rows: Sequence[Mapping[str, Any]]) -> Detections:
     return Detections(boxes[order], scores[order], None)
 
 
-def find_by_path(name: str, named: Mapping[str, Any]) -> str | None:
-    """Find the key that means an image: its path below the image folder, alone or at the end of the key."""
-    if name in named:
-        return name
-    ends = [key for key in named if key.replace("\\\\", "/").endswith(f"/{name}")]
-    return ends[0] if len(ends) == 1 else None
+def match_by_path(names: Sequence[str], named: Mapping[str, R]) -> dict[str, R]:
+    """Return the value of each image whose path below the image folder is a key of `named`, or the
+    end of exactly one key, such as "a.jpg" of "photos/a.jpg"."""
+    by_base: dict[str, list[str]] = {}
+    for key in named:
+        by_base.setdefault(_split_path(key)[-1], []).append(key)
+    matched = {}
+    for name in names:
+        parts = _split_path(name)
+        keys = [
+            key for key in by_base.get(parts[-1], []) if _split_path(key)[-len(parts) :] == parts
+        ]
+        if name in named:
+            matched[name] = named[name]
+        elif len(keys) == 1:
+            matched[name] = named[keys[0]]
+    return matched
+
+
+def _split_path(path: str) -> list[str]:
+    return path.replace("\\", "/").split("/")
 
 
 class CocoLabels:
@@ -147,7 +179,9 @@ class CocoLabels:
 
     def add_image(self, name: str, *, width: int, height: int) -> None:
         """Begin an image; faces that are added next are its own."""
-        self.images.append({"id": len(self.images) + 1, "file_name": name, "width": width, "height": height})
+        self.images.append(
+            {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height}
+        )
 
     def add_face(
         self,
@@ -179,18 +213,34 @@ class CocoLabels:
                     [round(float(x), 2), round(float(y), 2), 2] if is_known else [0, 0, 0]
                     for (x, y), is_known in zip(landmarks, known, strict=True)
                 ]
-                face |= {"keypoints": [number for point in points for number in point], "num_keypoints": int(known.sum())}
+                face |= {
+                    "keypoints": [number for point in points for number in point],
+                    "num_keypoints": int(known.sum()),
+                }
         if score is not None:
             face["score"] = round(score, 4)
         self.annotations.append(face)
 
-    def add_detections(self, detections: Detections, *, confidence: float, width: int, height: int) -> None:
+    def add_detections(
+        self, detections: Detections, *, confidence: float, width: int, height: int
+    ) -> None:
         """Add detections of an image of width x height pixels; those under `confidence` are ignored."""
         clipped = replace(detections.clipped(width, height), landmarks=detections.landmarks)
         for index, (box, score) in enumerate(zip(clipped.boxes, clipped.scores, strict=True)):
             if (box[2:] > box[:2]).all():
                 landmarks = None if clipped.landmarks is None else clipped.landmarks[index]
                 self.add_face(box, landmarks, ignore=bool(score < confidence), score=float(score))
+
+    def add_photo(self, photo: Photo, detections: Detections) -> None:
+        """Add a labeled photo with all of its faces, and as ignored the detections that overlap none."""
+        assert photo.image is not None
+        height, width = photo.image.shape[:2]
+        self.add_image(photo.name, width=width, height=height)
+        boxes, landmarks, known, ignore = (part.numpy() for part in photo.target.parts())
+        for face in zip(boxes, landmarks, known, ignore, strict=True):
+            self.add_face(*face[:3], ignore=bool(face[3]))
+        others = detections.where(~overlaps_face(detections.boxes, photo.target))
+        self.add_detections(others, confidence=math.inf, width=width, height=height)
 
     def to_json(self) -> dict[str, Any]:
         """Return the label as COCO JSON has it."""
@@ -200,4 +250,5 @@ class CocoLabels:
     def describe(self) -> str:
         """Say how many images and faces there are."""
         ignored = sum(face["iscrowd"] for face in self.annotations)
-        return f"{len(self.images):,} images, {len(self.annotations) - ignored:,} faces, {ignored:,} ignored"
+        images = count_of(len(self.images), "image")
+        return f"{images}, {count_of(len(self.annotations) - ignored, 'face')}, {ignored:,} ignored"

@@ -12,11 +12,9 @@ from utils.arrays import FloatArray
 from utils.image_header import UPRIGHT, parse_header
 from utils.images import decode_image, read_file
 from utils.progress import progress
-from utils.pseudo_labels import CocoLabels, combine, find_by_path, near_points
+from utils.pseudo_labels import CocoLabels, combine, near_points
 from utils.structures import Detections
 from utils.threads import run_ahead
-
-Second = Mapping[str, tuple[tuple[int, int], Detections]]    # size and detections by source
 
 
 def label_images(
@@ -26,15 +24,16 @@ def label_images(
     labels: CocoLabels,
     *,
     head_points: Mapping[str, FloatArray],
-    second: Second,
+    second: Mapping[str, tuple[tuple[int, int], Detections]],
     should_stop: Callable[[], bool],
 ) -> list[str]:
     """Detect faces in images below a folder and add them to `labels`; returns why some are left out.
 
-    A detection that reaches test.draw_confidence is a face, others are ignored. Those of `second` for
-    the same image are combined with them. In an image that `head_points` names, only detections with
-    a point inside are kept. An image that its EXIF tag turns is left out, since training does not
-    turn it. ValueError where `second` has another size for an image.
+    A detection that reaches test.draw_confidence is a face, others are ignored. `second` has the size
+    (width, height) and the detections of another detector by image name, which are combined with
+    these. `head_points` has head centers (P,2) by image name: of these images only detections with a
+    center inside are kept. An image that its EXIF tag turns is left out, since training does not turn
+    it. ValueError if `second` has another size for an image.
     """
     config = detector.config
 
@@ -44,7 +43,8 @@ def label_images(
             encoded = read_file(path)
             header = parse_header(encoded.tobytes())
             if header is not None and header.orientation != UPRIGHT:
-                return Picture(number, None, fault=f"{path}: is turned by its EXIF tag, which training ignores: turn its pixels")
+                text = "is turned by its EXIF tag, which training ignores: turn its pixels"
+                return Picture(number, None, fault=f"{path}: {text}")
             return Picture(number, decode_image(encoded, path, turn=False))
         except (FileNotFoundError, ValueError) as error:
             return Picture(number, None, fault=str(error))
@@ -61,16 +61,17 @@ def label_images(
                 continue
             height, width = picture.image.shape[:2]
             detections = picture.detections
-            if (key := find_by_path(name, second)) is not None:
-                size, others = second[key]
+            if name in second:
+                size, others = second[name]
                 if size != (width, height):
                     raise ValueError(
-                        f"--second: {key}: expected {width} x {height} pixels as the image has, found {size[0]} x {size[1]}"
+                        f"--second: {name}: expected {width} x {height} pixels as the image has, "
+                        f"found {size[0]} x {size[1]}"
                     )
                 detections = combine(detections, others).above(config.confidence)
-            if (key := find_by_path(name, head_points)) is not None:
-                is_near = near_points(detections.boxes, head_points[key])
-                detections = detections.where(is_near)
+            if name in head_points:
+                detections = detections.where(near_points(detections.boxes, head_points[name]))
             labels.add_image(name, width=width, height=height)
-            labels.add_detections(detections, confidence=config.draw_confidence, width=width, height=height)
+            confidence = config.draw_confidence
+            labels.add_detections(detections, confidence=confidence, width=width, height=height)
     return problems
