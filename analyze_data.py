@@ -65,7 +65,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--convert", metavar="FILE", type=Path, help="write the labels as a RetinaFace label.txt")
     parser.add_argument(
         "--rows", metavar="FILE", type=Path,
-        help="write a CSV table with a row for each face: its image, corners, five points, and 1 if all of them are labelled, else -1",
+        help="write a CSV table with a row for each face: its image, corners, five points, and 1 if all "
+        "points are labeled, else -1",
     )  # fmt: skip
     parser.add_argument("--show-augmented", metavar="N", type=int, help="draw N training images as the network sees them")
     arguments = parser.parse_intermixed_args(argv)
@@ -160,7 +161,7 @@ def fix(labelled: LabelledSet, path: Path) -> int:
     with whole_file(listed) as partial:
         partial.write_text("".join(one_line(change) + "\n" for change in changes), encoding="utf-8", errors="backslashreplace")
     print(f"written {path}: {extent_of(records)}; {count_of(len(changes), 'change')}, listed in {listed}")
-    tell_of_target(records, path)
+    report_label_limits(records, path)
     return len(lost) + sum(change.endswith(f"; {IMAGE_LEFT_OUT}") for change in repairs)
 
 
@@ -178,16 +179,17 @@ def convert(labelled: LabelledSet, path: Path) -> int:
     records, lost = keep_complete(labelled, f"--convert {path}")
     write_labels(records, path)
     report_written(labelled, records, path, lost)
-    tell_of_target(records, path)
+    report_label_limits(records, path)
     return len(lost)
 
 
 def write_rows(labelled: LabelledSet, path: Path) -> int:
-    """Write a CSV row for each face, boxes without area included; return how many problems the reader had.
+    """Write a CSV row for each face, boxes without area included.
 
     The columns are image, x1, y1, x2, y2, l0x, l0y ... l4x, l4y, has_landmarks, as in
-    `FaceDataset.as_rows`: points that are not labelled are -1, has_landmarks is 1 or -1. An image with
-    a face that could not be read is left out. ValueError where no image is left.
+    `FaceDataset.as_rows`: unlabeled points are -1, has_landmarks is 1 or -1. An image with a face
+    that could not be read is left out. Returns how many problems the reader had. ValueError if no
+    image is left.
     """
     check_file(labelled, path, option="--rows")
     records, lost = keep_complete(labelled, f"--rows {path}")
@@ -249,7 +251,7 @@ def describe_loss(fault: Fault) -> str:
 
 
 def check_file(labelled: LabelledSet, path: Path, *, option: str) -> None:
-    """ValueError where a file would replace a label that is read, or a folder."""
+    """Raise ValueError if a file would replace a label that is read, or a folder."""
     sources = {Path(record.source).resolve() for record in labelled.records} | {Path(source).resolve() for source in labelled.files}
     if path.resolve() in sources:
         raise ValueError(f"{option} {path}: would write over a label that is read; name another file")
@@ -258,7 +260,7 @@ def check_file(labelled: LabelledSet, path: Path, *, option: str) -> None:
 
 
 def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
-    """ValueError where a label file cannot stand for the set, or would be written over one of its sources."""
+    """Raise ValueError if a label file cannot hold the set or would replace one of its sources."""
     check_file(labelled, path, option=option)
     check_file(labelled, changes_path(path), option=option)
     for given, records in labelled.files.items():
@@ -272,7 +274,7 @@ def check_target(labelled: LabelledSet, path: Path, *, option: str) -> None:
         raise ValueError(f"{option} {path}: one label has one image folder, found {listed}; write one file for each")
 
 
-def tell_of_target(records: Sequence[FaceRecord], path: Path) -> None:
+def report_label_limits(records: Sequence[FaceRecord], path: Path) -> None:
     """Say what a written label cannot hold: ignored faces, and images that are not in images/ beside it."""
     ignored = sum(int(record.ignore.sum()) for record in records)
     if ignored:
@@ -342,8 +344,9 @@ def list_faults(faults: Iterable[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     checking = arguments.check or arguments.fix is not None
-    other_work = any(option is not None for option in (arguments.convert, arguments.rows, arguments.show_augmented))
-    lenient = checking or arguments.convert is not None or arguments.rows is not None
+    writing = arguments.convert is not None or arguments.rows is not None
+    other_work = writing or arguments.show_augmented is not None
+    lenient = checking or writing
     labelled = read_set(arguments, lenient=lenient, look=checking or (not other_work and not arguments.sizes))
     faults = check(labelled, arguments.config.data.images) if arguments.check else 0
     if arguments.fix is not None:

@@ -38,7 +38,7 @@ def setting(default: Any, *, low: float | None = None, high: float | None = None
 class DataConfig:
     train: tuple[str, ...] = ()    # label files; several are one set
     val: tuple[str, ...] = ()    # label files to measure AP50 on; without any, the lowest loss picks best.pth
-    repeat: tuple[int, ...] = setting((), low=1)    # how often an epoch uses each file of train; (): once each
+    repeat: tuple[int, ...] = setting((), low=1)    # how often an epoch uses each file of train; (): once
     ground_truth: str | None = None    # folder of wider_{easy,medium,hard}_val.mat: validation on WIDER val gives these figures too
     # The folder of their images, or one for each label file of train, then of val; none: found by the usual layouts, see README.
     images: tuple[str, ...] = ()
@@ -71,7 +71,8 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    # RetinaFace, or one of torchvision's detectors, to which only `backbone_weights`, `weights`, `proposals` and `class_name` apply.
+    # RetinaFace, or one of torchvision's detectors, to which only `backbone_weights`, `weights`, `proposals`
+    # and `class_name` apply.
     architecture: Literal[
         "retinaface", "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2", "maskrcnn_resnet50_fpn", "maskrcnn_mobilenet_v2",
         "retinanet_resnet50_fpn",
@@ -82,9 +83,9 @@ class ModelConfig:
     weights: str | None = None
     # Of an image, that the second stage of torchvision's detectors learns from; a quarter of them may show objects.
     proposals: int = setting(512, low=1)
-    class_name: str | None = None    # what torchvision's detectors find; drawn and listed with each detection
-    # The backbone's layers that give the levels, such as layer2, layer3 and layer4 of a ResNet; (): its last
-    # stages, as many as there are lists in min_sizes. A run and --dry-run print those that are used.
+    class_name: str | None = None    # what torchvision's detectors detect; drawn and listed
+    # The backbone's layers that give the levels, such as layer2, layer3 and layer4 of a ResNet; (): its
+    # last stages, as many as there are lists in min_sizes. A run and --dry-run print those in use.
     return_layers: tuple[str, ...] = ()
     min_sizes: tuple[tuple[int, ...], ...] = setting(((16, 32), (64, 128), (256, 512)), low=1)    # prior sizes of each level, pixels
     channels: int = setting(256, low=4)    # of the FPN and the SSH modules; a multiple of 4
@@ -143,8 +144,8 @@ class TrainConfig:
 class TestConfig:
     __test__ = False    # keeps pytest from taking the class for tests
 
-    # original, auto (x2 where the long side is under 1280), x2 (times two), long:640 (long side, padded to a
-    # square of that side), short:1600:2150 (short side, long side at most)
+    # original, auto (x2 if the long side is under 1280), x2 (times two), long:640 (long side, padded to
+    # a square), short:1600:2150 (short side, long side at most)
     size: str = "original"
     max_side: int = setting(4096, low=32)    # a larger image is looked at with this long side; ResNet50 takes 5 GB for 4096 x 4096
     scales: tuple[float, ...] = setting((1.0,), above=0)    # look at each image once for each of these, times `size`, and merge
@@ -153,8 +154,8 @@ class TestConfig:
     vote: bool = False    # a face's box and points are the mean of all detections of it, by score, instead of the best one's
     confidence: float = setting(0.02, low=0, high=1)    # detections below are dropped, before NMS and scoring
     draw_confidence: float = setting(0.5, low=0, high=1)    # detections below are neither drawn nor listed
-    # Of two boxes with a larger IoU the weaker is dropped. torchvision's detectors have their own NMS, at
-    # 0.5, and need this one for several scales only.
+    # Of two boxes with a larger IoU the weaker is dropped. torchvision's detectors have their own NMS,
+    # at 0.5, and need this one for several scales only.
     nms: float = setting(0.4, low=0, high=1)
     top_k: int = setting(5000, low=1)    # boxes an image that enter NMS
     max_faces: int = setting(750, low=1)    # faces an image that leave it; WIDER has images with 709

@@ -93,14 +93,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("detections"), help="for the results (default: %(default)s)")
     parser.add_argument(
         "--write-labels", metavar="FILE", type=Path,
-        help="instead of drawing, write the detections of images as a COCO label: faces from test.draw_confidence on, ignored "
-        "ones from test.confidence on; with --labels, add those that overlap no labeled face as ignored ones",
+        help="instead of drawing, write the detections of images as a COCO label: faces from "
+        "test.draw_confidence on, ignored ones from test.confidence on; with --labels, keep the labeled "
+        "faces and add detections that overlap none of them as ignored",
     )  # fmt: skip
     parser.add_argument(
         "--head-points", metavar="FILE", type=Path, nargs="+", default=[],
-        help="JSON of head centers by image: of the images named, label only detections with one inside",
+        help="JSON of head centers by image: in these images, label only detections with one inside",
     )  # fmt: skip
-    parser.add_argument("--second", metavar="FILE", type=Path, help="detections.jsonl of another detector, to combine for labels")
+    parser.add_argument(
+        "--second", metavar="FILE", type=Path,
+        help="detections of another detector in the form of detections.jsonl, to combine for labels",
+    )  # fmt: skip
     parser.add_argument("--show", action="store_true", help="show drawn images and frames in a window; any key goes on, q ends")
     arguments = parser.parse_intermixed_args(argv)
     # A list option takes the words behind it, settings included.
@@ -128,7 +132,10 @@ def check_combination(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--write-labels {arguments.write_labels}: expected a file, found a folder")
     labels = {Path(path).resolve() for path in arguments.labels}
     if arguments.write_labels and arguments.write_labels.resolve() in labels:
-        raise ValueError(f"--write-labels {arguments.write_labels}: would write over a label that is read; name another file")
+        raise ValueError(
+            f"--write-labels {arguments.write_labels}: would write over a label that is read; "
+            "name another file"
+        )
     if arguments.images and not arguments.labels:
         raise ValueError("--images: names the folder of labelled images, so it goes with --labels")
     if arguments.show and not arguments.sources:
@@ -210,11 +217,13 @@ def score(arguments: argparse.Namespace, config: Config) -> int:
     return finish([*evaluation.faults, *unwritten], output)
 
 
-def load_detector(arguments: argparse.Namespace, config: TestConfig, *, photos: Sequence[str | Path]) -> FaceDetector:
+def load_detector(
+    arguments: argparse.Namespace, config: TestConfig, *, photos: Sequence[str | Path]
+) -> FaceDetector:
     """Load the detector and prepare it for the sizes of some photos.
 
-    It draws from the confidence that the command line names, else the weights file, else the default.
-    Prints which of them it is, and whether the weights are averaged.
+    It draws from the confidence that the command line names, else the weights file, else the
+    default. Prints which of them it is, and whether the weights are averaged.
     """
     keep_few_primitives(many_sizes=not config.size.startswith("long:") and have_many_sizes(photos))
     detector = FaceDetector.from_checkpoint(arguments.weights, config.device, config=config)
@@ -279,8 +288,11 @@ def draw_scores(evaluation: Evaluation, path: Path, *, draw_confidence: float) -
 
 
 def panels_of(curves: Mapping[str, Curve]) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """The curves of WIDER FACE by their titles."""
-    return {f"{setting}: AP {curve.ap:.4f}": (curve.recall, curve.precision) for setting, curve in curves.items()}
+    """Return recall and precision of each setting of WIDER FACE by the title of its panel."""
+    return {
+        f"{setting}: AP {curve.ap:.4f}": (curve.recall, curve.precision)
+        for setting, curve in curves.items()
+    }
 
 
 def score_predictions(folder: Path, ground_truth: str, output: Path) -> int:

@@ -126,8 +126,13 @@ def require_same_start(config: Config, train_set: FaceDataset, val_set: FaceData
     shared = {section: values for section, values in to_dict(config).items() if section not in ("data", "test")}
     settings = {f"{section}.{name}": value for section, values in shared.items() for name, value in values.items()}
     sets = {"data.train": train_set, "data.val": val_set}
-    sizes = {name: f"{part.num_images:,} images with {part.table.face_count:,} faces" if part else "none" for name, part in sets.items()}
+    sizes = {name: describe_size(part) if part else "none" for name, part in sets.items()}
     require_same({**settings, **sizes})
+
+
+def describe_size(dataset: FaceDataset) -> str:
+    """Say how many images and faces a set has."""
+    return f"{dataset.num_images:,} images with {dataset.table.face_count:,} faces"
 
 
 def describe(trainer: Trainer, train_set: FaceDataset, notes: Sequence[str]) -> str:
@@ -140,7 +145,7 @@ def describe(trainer: Trainer, train_set: FaceDataset, notes: Sequence[str]) -> 
         rate += f" (meant for a batch of {train.lr_batch_size}; train.scale_lr=true scales it)"
     place = f"on {trainer.stepping.device} in {str(trainer.stepping.dtype).removeprefix('torch.')}"
     lines = [
-        f"{train_set.num_images:,} images with {train_set.table.face_count:,} faces"
+        describe_size(train_set)
         + (f", {len(train_set):,} samples an epoch by data.repeat" if config.data.repeat else "")
         + f", {count_of(trainer.steps_per_epoch, 'step')} of "
         f"{train.batch_size} an epoch, {count_of(train.epochs, 'epoch')}, {train.optimizer}, {rate}, {place}"
@@ -194,7 +199,7 @@ def warn_of_normalization(model: ModelConfig, train: TrainConfig) -> None:
 
 
 def make_model(config: Config, *, fresh: bool) -> tuple[Model, list[str]]:
-    """The model with the weights it starts from, and how those fit; not `fresh`, it gets its own later."""
+    """Build the model with the weights it starts from, unless it is resumed; return the notes on them."""
     if fresh and config.model.weights is None:
         warn_of_normalization(config.model, config.train)
         return build_model(config.model), []

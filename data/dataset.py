@@ -121,8 +121,8 @@ class FaceDataset(Dataset[Sample]):
     `dataset[epoch, index]` is a training sample: all of its randomness comes from (seed, epoch, index), so that it depends neither
     on the worker that makes it nor on where a run was resumed. `image(index)` and `target(index)` are the photo and its faces as
     labelled. `imgs_path` and `words` show the set as a list of paths and, for each image, rows of numbers as in a RetinaFace label.
-    With `config.repeat` an epoch has several samples of an image, each with its own randomness; `len` counts the samples, and
-    `num_images` the images, which all other indices are for.
+    With `config.repeat` an epoch has several samples of an image, each with its own randomness.
+    `len` counts samples, and `num_images` counts images, to which all other indices refer.
 
     Boxes without area are dropped, with one warning that gives their number. Boxes that reach beyond their photo are clipped to it
     in a sample, and dropped where nothing is left; each sample says how many.
@@ -234,7 +234,8 @@ class FaceDataset(Dataset[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         rng = np.random.default_rng((self.seed, epoch, index))
         image = int(self._image_of[index])
-        found = self._mosaic(image, rng) if rng.random() < self.augmentation.mosaic else self._readable_view(image, rng, size=self.size)
+        is_mosaic = rng.random() < self.augmentation.mosaic
+        found = self._mosaic(image, rng) if is_mosaic else self._readable_view(image, rng, size=self.size)
         view = found.view
         outside = found.outside if index < self.num_images else 0    # counted once an image
         # Rows, columns, channels in memory, which is the order that convolutions are fastest in.
@@ -265,7 +266,8 @@ class FaceDataset(Dataset[Sample]):
             return _Found(view, index, tuple(damage), outside)
         except (FileNotFoundError, ValueError) as error:
             problem = str(error)
-        others = self._image_of[rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)]
+        samples = rng.choice(len(self), size=min(len(self), REPLACEMENTS), replace=False)
+        others = self._image_of[samples]
         for other in map(int, others):
             if other == index:
                 continue
@@ -337,15 +339,18 @@ class FaceDataset(Dataset[Sample]):
 
 
 def repeat_images(counts: Sequence[int], repeat: Sequence[int]) -> Tensor:
-    """Return the image (S,) int64 of each sample of an epoch, for label files of so many images.
+    """Return which image each sample of an epoch shows, (S,) int64.
 
-    The first samples are all images in turn, then come those of the files that are used twice or
-    more, and so on. ValueError where `repeat` has neither no number nor one for each file.
+    `counts` are the numbers of images of the label files, `repeat` how often each file is used; empty
+    means once. The first samples are all images in turn, then those of files used at least twice
+    follow, and so on. ValueError if `repeat` has another length than `counts`.
     """
     if not repeat:
         return torch.arange(sum(counts))
     if len(repeat) != len(counts):
-        raise ValueError(f"data.repeat: expected {len(counts)} numbers, one for each label file, found {len(repeat)}")
+        raise ValueError(
+            f"data.repeat: expected {len(counts)} numbers, one for each label file, found {len(repeat)}"
+        )
     files = torch.arange(sum(counts)).split(list(counts))
     rounds = [
         images

@@ -106,10 +106,10 @@ def compute_batch_norms(model: Model, crops: Iterator[Image], *, total: int) -> 
 
 
 def random_crops(folder: Path, config: Config, *, count: int) -> Iterator[Image]:
-    """Yield random square crops (S,S,3) of data.size pixels from the images in a folder, scaled as in
-    training; the same ones each time.
+    """Yield random square crops (S,S,3) of data.size pixels from the images in a folder.
 
-    Warns of images that cannot be read. ValueError for a folder without any that can.
+    They are scaled as in training, and are the same ones each time. Warns of images that cannot be
+    read. ValueError for a folder without any that can.
     """
     files = files_below(folder, IMAGE_SUFFIXES)
     if not files:
@@ -139,8 +139,10 @@ def random_crops(folder: Path, config: Config, *, count: int) -> Iterator[Image]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog=f"python -m {PROGRAM}",
-        description="Average the weights of a start and of what was tuned from it: OUT = (1 - A) START + A TUNED.",
-        epilog="OUT has the settings of TUNED. Example: python -m detector.average weights/retinaface_mobilenet0.25.pth "
+        description="Average the weights of a start and of what was tuned from it: "
+        "OUT = (1 - A) START + A TUNED.",
+        epilog="OUT has the settings of TUNED. Example: "
+        "python -m detector.average weights/retinaface_mobilenet0.25.pth "
         "weights/mine/best.pth weights/mine/averaged.pth --alpha 0.5",
     )
     parser.add_argument(
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--batch-norm", metavar="DIR", type=Path,
-        help=f"compute the statistics of batch norms on {CROPS:,} random crops of the images in this folder",
+        help=f"compute the batch norms' statistics on {CROPS:,} random crops of these images",
     )  # fmt: skip
     parser.add_argument(
         "--draw-confidence", metavar="X", type=float,
@@ -183,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_checkpoint(arguments.out, {**checkpoint, "model": model.state_dict()})
     parameters = sum(values.numel() for values in model.parameters())
     print(
-        f"written {arguments.out}: {count_of(parameters, 'parameter')}, {arguments.alpha:g} of {arguments.tuned}"
+        f"written {arguments.out}: {count_of(parameters, 'parameter')}, "
+        f"{arguments.alpha:g} of {arguments.tuned}"
     )
     return DONE
 

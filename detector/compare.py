@@ -45,8 +45,11 @@ MASK_AP = 4    # the column that is left out where no run has masks
 
 
 class Run(NamedTuple):
-    """A detector and its figures: its name, weights file, how it was tested, AP50, COCO AP and that of masks where they were measured,
-    what labels they are for, and the labelled faces of the photos it was scored on, by their file."""
+    """A detector and its metrics.
+
+    name, weights file and test settings; ap50, coco and coco_masks (COCO's AP of boxes and masks), None
+    if not measured; labels identify what they were measured on; faces are the labeled faces by file.
+    """
 
     name: str
     weights: Path

@@ -103,7 +103,7 @@ def draw_video(
 
 
 def detect_pictures(detector: FaceDetector, pictures: Iterable[Picture], *, size: int) -> Iterator[Picture]:
-    """Yield pictures with what is detected in them, at most `size` at a time; those without pixels as they are."""
+    """Detect faces in pictures, at most `size` at a time; those without pixels come out unchanged."""
     for batch in batched(pictures, size=size, weight=_pixels, heaviest=PIXELS_AT_A_TIME):
         found = iter(detector.detect([picture.image for picture in batch if picture.image is not None]))
         for picture in batch:

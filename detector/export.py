@@ -88,7 +88,7 @@ def export(weights: str | Path, output: str | Path) -> str:
 
 
 def build_retinaface(weights: Weights, *, source: str | Path) -> RetinaFace:
-    """Build the RetinaFace that weights are for; ValueError that names `source` for another detector."""
+    """Build the RetinaFace that weights are for; ValueError that names `source` otherwise."""
     model = build_from(weights, source=source)
     if not isinstance(model, RetinaFace):
         raise ValueError(f"{source}: only RetinaFace is exported here, found {model.config.architecture}")

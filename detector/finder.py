@@ -147,7 +147,6 @@ class Finder:
             where = count_of(number, what) if len(names) > 1 or not is_photo else names[0]
             of_video = "" if is_photo else f" of {names[0]}"
             rate = number / max(time.monotonic() - started, 1e-9)
-            self.report(
-                f"{count_of(faces, self.detector.network.class_name or 'face')} in {where}{of_video}, {rate:.1f} {what}s a second"
-            )
+            detected = count_of(faces, self.detector.network.class_name or "face")
+            self.report(f"{detected} in {where}{of_video}, {rate:.1f} {what}s a second")
         return faults

@@ -27,13 +27,14 @@ def label_images(
     second: Mapping[str, tuple[tuple[int, int], Detections]],
     should_stop: Callable[[], bool],
 ) -> list[str]:
-    """Detect faces in images below a folder and add them to `labels`; returns why some are left out.
+    """Detect faces in images below a folder and add them to `labels`.
 
-    A detection that reaches test.draw_confidence is a face, others are ignored. `second` has the size
-    (width, height) and the detections of another detector by image name, which are combined with
-    these. `head_points` has head centers (P,2) by image name: of these images only detections with a
-    center inside are kept. An image that its EXIF tag turns is left out, since training does not turn
-    it. ValueError if `second` has another size for an image.
+    A detection that reaches test.draw_confidence is a face, others are ignored. `second` has the
+    size (width, height) and the detections of another detector by image name, which are combined
+    with these. `head_points` has head centers (P,2) by image name: in these images only detections
+    with a center inside are kept. An image that its EXIF tag turns is left out, because training
+    does not turn it. Returns a sentence on each image that is left out. ValueError if `second` has
+    another size for an image.
     """
     config = detector.config
 

@@ -40,7 +40,8 @@ class Network(Protocol):
 
     `fill` is the BGR colour that an image is padded with. `batch` is how many images it is best shown at a time, and `light` says
     that it is better used by several threads at once, each on one core. `device` and `precision` are told beside figures.
-    `has_nms` says that its candidates have been through NMS. `class_name` is what it finds, None for faces.
+    `has_nms` says that its candidates have been through NMS. `class_name` is what it detects, None
+    for faces.
     """
 
     fill: tuple[int, int, int]

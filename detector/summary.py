@@ -139,8 +139,9 @@ def find_model(name: str) -> tuple[nn.Module, str]:
 
     Returns the model and the note of its weights file, which may be empty.
 
-    In turn: a preset, a weights file, a classification model of torchvision ("vgg16"). The prefix in
-    "torchvision:resnet50" means any model of torchvision. FileNotFoundError or ValueError otherwise.
+    The name is looked up as a preset, then as a weights file, then as a classification model of
+    torchvision ("vgg16"). The prefix in "torchvision:resnet50" means any model of torchvision.
+    FileNotFoundError or ValueError otherwise.
     """
     if name in PRESETS:
         return build_model(load_config(name).model), ""
@@ -150,7 +151,8 @@ def find_model(name: str) -> tuple[nn.Module, str]:
             return build_from(weights, source=name), weights.note
         presets = ", ".join(PRESETS)
         raise FileNotFoundError(
-            f"{name}: no such checkpoint, nor a preset ({presets}) or a classification model of torchvision"
+            f"{name}: no such checkpoint, nor a preset ({presets}) "
+            "or a classification model of torchvision"
         )
     name = name.removeprefix(TORCHVISION)
     if name not in torchvision.models.list_models():
@@ -177,8 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help=f"preset ({', '.join(PRESETS)}), checkpoint of train.py, published weights, or a classification model of torchvision; "
-        "torchvision:NAME is a model of torchvision whatever else has that name",
+        help=f"preset ({', '.join(PRESETS)}), checkpoint of train.py, published weights, or a "
+        "classification model of torchvision; torchvision:NAME is a model of torchvision, whatever else "
+        "has that name",
     )
     parser.add_argument(
         "--size", metavar="PIXELS", type=int, help=f"side of the image (default: {DETECTOR_SIZE}, of a classifier {CLASSIFIER_SIZE})"

@@ -218,7 +218,7 @@ class TorchvisionObjective:
 
 
 class TorchvisionNetwork:
-    """A TorchvisionDetector as it stands now, as FaceDetector uses networks. It has its own NMS, at IoU 0.5."""
+    """A copy of a TorchvisionDetector as FaceDetector uses networks; it has its own NMS, at IoU 0.5."""
 
     fill = FILL
     light = False

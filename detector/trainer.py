@@ -125,7 +125,7 @@ class Trainer:
         self.board = Board(output / "tensorboard", step=self.step) if config.train.tensorboard and is_main() else None
 
     def _pick_coco_kinds(self) -> tuple[Kind, ...]:
-        """Choose which of COCO's metrics a validation measures: those of torchvision's detectors."""
+        """Choose the kinds of COCO's metrics to validate by; none for RetinaFace."""
         if self.config.model.architecture == "retinaface" or not self.val_set:
             return ()
         if not is_installed():
@@ -314,7 +314,8 @@ class Trainer:
                 continue    # the set has boxes only
             name = f"{GROUPS[kind]}_100"
             metrics = coco_metrics(evaluation.detections, evaluation.targets, kind=kind)[name]
-            self.report(f"COCO's metrics of {'boxes' if kind == 'bbox' else 'masks'}:\n{format_summary(metrics)}")
+            objects = "boxes" if kind == "bbox" else "masks"
+            self.report(f"COCO's metrics of {objects}:\n{format_summary(metrics)}")
             row |= {f"{name}_{key}": value for key, value in metrics.items()}
         return row
 
@@ -398,7 +399,8 @@ def format_progress(recent: Row, epoch: Row) -> str:
     """Format losses as torchvision's references do: the median of the last steps, and in brackets
     the mean of the epoch."""
     names = {"total": "loss", **{name: name for name in recent if name != "total"}}
-    return " ".join(f"{title} {_digits(recent[name])} ({_digits(epoch[name])})" for name, title in names.items())
+    pairs = {title: (_digits(recent[name]), _digits(epoch[name])) for name, title in names.items()}
+    return " ".join(f"{title} {median} ({mean})" for title, (median, mean) in pairs.items())
 
 
 def _digits(value: float) -> str:
@@ -409,5 +411,5 @@ def _digits(value: float) -> str:
 def format_losses(row: Row) -> str:
     """The losses of a row in a line."""
     others = {"epoch", "step", "lr", "seconds", *FIGURES}
-    losses = {name: value for name, value in row.items() if name not in others and not name.startswith("coco")}
-    return ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    names = [name for name in row if name not in others and not name.startswith("coco")]
+    return ", ".join(f"{name} {row[name]:.3f}" for name in names)

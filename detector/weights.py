@@ -39,7 +39,8 @@ PUBLISHED_HEADS = {
 }
 # The modules that each level has one of; the coarsest one has no merge.
 LEVEL_MODULE = re.compile(
-    r"(?P<part>fpn\.lateral|fpn\.merge|ssh|class_head|box_head|landmark_head)\.(?P<level>\d+)\.(?P<rest>.+)"
+    r"(?P<part>fpn\.lateral|fpn\.merge|ssh|class_head|box_head|landmark_head)"
+    r"\.(?P<level>\d+)\.(?P<rest>.+)"
 )
 PUBLISHED_HEAD = re.compile(rf"({'|'.join(PUBLISHED_HEADS)})\.(\d)\.(?:conv1x1\.)?")
 
@@ -131,12 +132,13 @@ def strides_of(config: ModelConfig) -> list[int]:
 def match_levels(
     state: Mapping[str, Tensor], found: Sequence[int], wanted: Sequence[int], *, source: str | Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Renumber the weights by name of a RetinaFace with strides `found` for one with strides `wanted`.
+    """Renumber the levels in the weights of a RetinaFace: from strides `found` to strides `wanted`.
 
-    A level that is not found takes the SSH module, the FPN merge and the heads of the nearest coarser
-    level, whose outputs are relative to the prior size, so they carry over. Its lateral convolution
-    has other input channels and is left out. Returns the weights and a sentence on each level that is
-    not found or not wanted. ValueError that names `source` if there is no coarser level.
+    A level that is not found takes the SSH module, the FPN merge and the heads of the nearest
+    coarser level, whose outputs are relative to the prior size, so they carry over. Its lateral
+    convolution has other input channels and is left out. Returns the weights by name and a sentence
+    on each level that is not found or not wanted. ValueError that names `source` if there is no
+    coarser level.
     """
     parts: dict[int, dict[str, dict[str, Tensor]]] = {}
     matched: dict[str, Tensor] = {}
@@ -185,7 +187,8 @@ def read_weights(path: str | Path) -> Weights:
         config = replace(config, weights=None, backbone_weights=None)
         confidence = _draw_confidence(checkpoint, path)
         if (average := averaged_state(checkpoint)) is not None:
-            return Weights(config, average, f"averaged weights of step {checkpoint['step']:,}", confidence)
+            note = f"averaged weights of step {checkpoint['step']:,}"
+            return Weights(config, average, note, confidence)
         return Weights(config, state_dict_of(checkpoint.get("model"), source=path), "", confidence)
     state = state_dict_of(checkpoint, source=path)
     if next(iter(state)).startswith("backbone."):
@@ -193,7 +196,8 @@ def read_weights(path: str | Path) -> Weights:
         return Weights(config, torchvision_state(state, config.architecture, source=path))
     if "fpn.output1.0.weight" not in state or state["fpn.output1.0.weight"].ndim != 4:
         raise ValueError(
-            f"{path}: weights of another network: expected a RetinaFace checkpoint, found {next(iter(state))}"
+            f"{path}: weights of another network: expected a RetinaFace checkpoint, "
+            f"found {next(iter(state))}"
         )
     state = {published_name(name): value for name, value in state.items()}
     return Weights(published_config(state), state)

@@ -82,7 +82,8 @@ def precision_recall(
 def best_f1(scores: Sequence[NDArray[np.float32]], matches: Sequence[Matches]) -> dict[str, float]:
     """Return the confidence at which F1 is highest, with precision, recall and f1 there.
 
-    Of several such confidences it is the highest. Empty where no face is wanted or nothing is right.
+    If several confidences share it, the highest is returned. Empty if there is no face to detect or
+    no detection is right.
     """
     score, recall, precision = precision_recall(scores, matches)
     # A confidence draws all detections of equal score.

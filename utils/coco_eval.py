@@ -21,7 +21,7 @@ LIMITS = {"": 3, "_100": 2}    # ends of the names of the metrics -> which of MA
 AREAS = ("", "s", "m", "l")    # any, under 32 x 32, under 96 x 96, and larger; in pixels of the photo
 IOU_50, IOU_75 = 0, 5    # places among the thresholds 0.50, 0.55 ... 0.95
 Kind = Literal["bbox", "segm"]
-GROUPS: dict[Kind, str] = {"bbox": "coco", "segm": "coco_masks"}    # what the metrics of a kind are called
+GROUPS: dict[Kind, str] = {"bbox": "coco", "segm": "coco_masks"}    # names of the metrics of a kind
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "ARs", "ARm", "ARl", "AR1", "AR10", "AR100")
 # The lines of COCO's summary: title, IoU, area, limit.
 SUMMARY = {
@@ -46,10 +46,10 @@ def coco_metrics(
     """Compute COCO's metrics of boxes or, as `segm`, of masks, which both sides must have then.
 
     Returns two groups, `coco` with at most 1000 detections an image and `coco_100` with COCO's own
-    limit of 100 (`coco_masks` and `coco_masks_100` for masks). Each has `NAMES`: AP and AR are means
-    over the IoU thresholds 0.50 to 0.95, small objects have under 32 x 32 pixels of the image,
-    medium ones under 96 x 96; AR1, AR10 and AR100 allow so many detections. A metric without
-    objects to compute it from is absent. ModuleNotFoundError where neither package is installed.
+    limit of 100 (`coco_masks` and `coco_masks_100` for masks). Each has the metrics in `NAMES`: AP
+    and AR are means over the IoU thresholds 0.50 to 0.95; small objects have under 32 x 32 pixels of
+    the image, medium ones under 96 x 96; AR1, AR10 and AR100 allow so many detections. A metric
+    without objects to compute it from is absent. ModuleNotFoundError if no package is installed.
     """
     with contextlib.redirect_stdout(io.StringIO()):    # both packages print their progress
         evaluation = _evaluate(detections, targets, kind)

@@ -154,8 +154,11 @@ def write_image(path: str | Path, image: Image) -> None:
 
 
 def resize_factor(size: str, width: int, height: int) -> float:
-    """Return what the sides of an image are multiplied by for a test size: original, auto (2 where the long side is under 1280, else 1),
-    x2 (times two), long:640 (long side), short:1600:2150 (short side, long side at most)."""
+    """Return the factor by which a test size resizes an image of width x height pixels.
+
+    Sizes are original, auto (2 if the long side is under 1280, else 1), x2 (times two), long:640 (long
+    side) and short:1600:2150 (short side, long side at most).
+    """
     if size == "original":
         return 1.0
     if size == "auto":

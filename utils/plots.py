@@ -36,7 +36,7 @@ def plot_losses(rows: Sequence[Mapping[str, float]], names: Sequence[str], path:
         axis.grid(alpha=0.3)
         axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("iteration")
-    figure.suptitle("Training losses as weighted in their sum; each point is the mean since the one before")
+    figure.suptitle("Training losses, weighted as in their sum (means since the previous point)")
     save_figure(figure, path)
 
 
@@ -117,7 +117,7 @@ def plot_curves(
         axis.fill_between(places, heights, color=BLUE, alpha=0.12)
         if title in marks:
             mark_x, mark_y, label = marks[title]
-            axis.plot(mark_x, mark_y, marker="o", markersize=8, color=LINES[2], linestyle="", label=label)
+            axis.plot(mark_x, mark_y, "o", markersize=8, color=LINES[2], label=label)
             axis.legend(loc="lower left")
         axis.set_title(title)
         axis.set_xlabel(x)

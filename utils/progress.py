@@ -42,7 +42,7 @@ class Pace:
             yield batch
 
     def lap(self) -> tuple[float, float]:
-        """Return the mean seconds of a step since the last call, and those spent waiting for data."""
+        """Return the mean seconds a step took since the last call, and waited for data."""
         (started, waited, batches), self._lap = self._lap, (time.monotonic(), self.waited, self.batches)
         steps = max(1, self.batches - batches)
         return (self._lap[0] - started) / steps, (self.waited - waited) / steps

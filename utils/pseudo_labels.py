@@ -1,4 +1,4 @@
-"""Labels made of detections: two detectors combined, false ones filtered, all of it as COCO JSON."""
+"""Labels made of detections: combine two detectors, filter false detections, write COCO JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def combine(first: Detections, second: Detections) -> Detections:
 
     Each box of the first takes, by falling score, the best free box of the second with IoU >= 0.4;
     both then become one with the mean of their boxes and of their scores. Boxes that only one of
-    them has keep 0.3 of their score. Landmarks are those of the first detector, NaN where it has none.
+    them has keep 0.3 of their score. Landmarks are those of the first detector, NaN without any.
     """
     iou = jaccard(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()    # (N, M)
     boxes, scores = first.boxes.copy(), first.scores * np.float32(ALONE)
@@ -54,7 +54,7 @@ def combine(first: Detections, second: Detections) -> Detections:
 
 
 def near_points(boxes: FloatArray, points: FloatArray) -> BoolArray:
-    """Mark the boxes (N,4) xyxy that, enlarged by 15 % on each side, hold one of the points (P,2)."""
+    """Mark the boxes (N,4) xyxy that hold one of the points (P,2) when enlarged by 15 % a side."""
     margin = MARGIN * (boxes[:, 2:] - boxes[:, :2])
     low, high = (
         boxes[:, None, :2] - margin[:, None],
@@ -75,7 +75,7 @@ def overlaps_face(boxes: FloatArray, target: Target) -> BoolArray:
 
 
 def read_head_points(paths: Sequence[Path]) -> dict[str, FloatArray]:
-    """Read JSON files of image names and head centers [[x, y], ...] or head boxes [[x, y, w, h], ...].
+    """Read JSON files of image names with head centers [x, y] or head boxes [x, y, w, h].
 
     Returns the centers (P,2) by image name. ValueError that names the file and the image.
     """
@@ -224,7 +224,7 @@ class CocoLabels:
     def add_detections(
         self, detections: Detections, *, confidence: float, width: int, height: int
     ) -> None:
-        """Add detections of an image of width x height pixels; those under `confidence` are ignored."""
+        """Add detections of an image of width x height pixels; under `confidence` as ignored ones."""
         clipped = replace(detections.clipped(width, height), landmarks=detections.landmarks)
         for index, (box, score) in enumerate(zip(clipped.boxes, clipped.scores, strict=True)):
             if (box[2:] > box[:2]).all():
@@ -232,7 +232,7 @@ class CocoLabels:
                 self.add_face(box, landmarks, ignore=bool(score < confidence), score=float(score))
 
     def add_photo(self, photo: Photo, detections: Detections) -> None:
-        """Add a labeled photo with all of its faces, and as ignored the detections that overlap none."""
+        """Add a labeled photo with its faces, and detections that overlap none of them as ignored."""
         assert photo.image is not None
         height, width = photo.image.shape[:2]
         self.add_image(photo.name, width=width, height=height)

@@ -80,8 +80,8 @@ class Detections:
     """The faces found in one image, best first, in pixels of that image.
 
     boxes (N,4) float32 xyxy, scores (N,) float32 in [0, 1], landmarks (N,5,2) float32 or None; masks (N,M,M) uint8 or None, how sure
-    each cell of a grid over the box is to show it, of 255: `utils.masks.paste_mask` makes pixels of it. class_name is that of all of
-    them, such as "person", where the model has one.
+    each cell of a grid over the box is to show it, of 255: `utils.masks.paste_mask` makes pixels of it.
+    class_name is the class of all of them, such as "person", or None.
     """
 
     boxes: FloatArray

@@ -81,10 +81,9 @@ def _draw_confidences(image: Image, detections: Detections) -> None:
     Where there is a class, its name stands before the number: "person 0.998".
     """
     height, width = image.shape[:2]
-    label = "{:.2f}" if detections.class_name is None else detections.class_name.replace("{", "").replace("}", "") + " {:.3f}"
     scale = max(0.35, min(height, width) / 1600)
     thickness = max(1, round(scale * 1.5))
-    (text_width, text_height), _ = cv2.getTextSize(label.format(0), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    (text_width, text_height), _ = cv2.getTextSize(_label(detections, 0), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     size = np.array([text_width + 2, text_height + 4])
     faces = np.clip(detections.boxes, -1e5, 1e5)
     taken = faces.copy()    # by faces, and then by numbers
@@ -96,7 +95,13 @@ def _draw_confidences(image: Image, detections: Detections) -> None:
         x, y = (int(value) for value in corner)
         cv2.rectangle(image, (x, y), (x + size[0] - 1, y + size[1] - 1), BLACK, cv2.FILLED)
         at = x + 1, y + text_height + 2
-        cv2.putText(image, label.format(score), at, cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+        cv2.putText(image, _label(detections, score), at, cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, thickness, cv2.LINE_AA)
+
+
+def _label(detections: Detections, score: float) -> str:
+    if detections.class_name is None:
+        return f"{score:.2f}"
+    return f"{detections.class_name} {score:.3f}"
 
 
 def _place(
