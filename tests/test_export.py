@@ -124,3 +124,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(weights: Path, tmp_path: Path,
         FaceDetector.from_checkpoint(tmp_path / "text.onnx")
     with pytest.raises(ValueError, match="device cuda: this ONNX Runtime has no CUDA"):
         FaceDetector.from_checkpoint(tmp_path / "text.onnx", "cuda")
+
+
+def test_confidence_that_a_checkpoint_names_travels_along(untrained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(untrained, weights_only=True)
+    torch.save({**checkpoint, "draw_confidence": 0.62}, tmp_path / "a.pth")
+    assert main([str(tmp_path / "a.pth"), str(tmp_path / "a.onnx")]) == 0
+    for name in ("a.pth", "a.onnx"):
+        assert FaceDetector.from_checkpoint(tmp_path / name).draw_confidence == 0.62
+    torch.save({**checkpoint, "draw_confidence": 7}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match=r"b.pth: draw_confidence: expected a number from 0 to 1, found 7"):
+        load_model(tmp_path / "b.pth")

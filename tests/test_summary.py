@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import RunScript
+from published_networks import SMALL, randomized, save
 from torch import nn
 from torchvision.models import ResNet
 
 from config import ModelConfig
+from detector import compare, export
 from detector.retinaface import RetinaFace
 from detector.summary import DETECTIONS, find_model, format_table, layers_of, main
 from detector.torchvision_detectors import TorchvisionDetector
@@ -97,6 +100,23 @@ def test_command_takes_presets_checkpoints_and_torchvision_models(capfd: pytest.
     ]:
         assert run_script(lambda arguments=arguments: main(arguments), "detector.summary") == 2    # type: ignore[misc]
         assert capfd.readouterr().err == message
+
+
+def test_commands_say_that_the_weights_are_averaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = randomized(SMALL)
+    average = {f"module.{name}": value for name, value in model.state_dict().items()}
+    last = save(model, tmp_path / "last.pth", average=average, step=12)
+    commands = {
+        main: [last, "--size", 64],
+        compare.main: [last, "--size", 64, "--output", tmp_path / "out"],
+    }
+    if importlib.util.find_spec("onnx") is not None:
+        commands[export.main] = [last, tmp_path / "last.onnx"]
+    for command, words in commands.items():
+        assert command([str(word) for word in words]) == 0
+        assert f"{last}: averaged weights of step 12\n" in capfd.readouterr().out
 
 
 def test_name_means_a_preset_then_a_file_then_a_classifier(
